@@ -1,0 +1,139 @@
+"""The run directory: what a recipe leaves behind, and the one thing that later commands take.
+
+    recipe.json         every field of the recipe
+    history.csv         a row an epoch
+    checkpoint.safetensors   after each epoch, until the run is finished: weights, optimizer state, history
+    model.safetensors   the weights after the last epoch
+    learner.pkl         for fastai's `load_learner`
+    curves.png          loss and accuracy by epoch
+    metrics.json        written last: a run that has it is finished
+
+This module knows nothing of torch.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from .errors import InputError, RunError
+from .recipes import Recipe
+
+RUNS = Path("runs")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, and rename it to `path` at the end: there whole, or not at all.
+
+    Raises RunError, with what stood at `path` untouched, where it cannot be written (a full disk, say).
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    except OSError as e:
+        raise RunError(f"cannot write {path} ({e.strerror or e}); what was there before is kept") from e
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, value) -> None:
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+class Run:
+    """A run directory. Raises InputError where `path` is none, or its recipe cannot be read."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe = Recipe.from_dict(_read_json(self.path, "recipe.json"))
+
+    def __repr__(self):
+        return f"Run({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, recipe: Recipe, path: str | Path | None = None) -> "Run":
+        """Make the directory (`runs/<date-time>-<arch>-<opt>-s<seed>` by default) with its recipe.json in it."""
+        if path is None:
+            path = RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{recipe.arch}-{recipe.opt}-s{recipe.seed}"
+        path = Path(path)
+        check_new(path)
+        try:
+            path.mkdir(parents=True)
+        except OSError as e:
+            raise InputError(f"cannot make the run directory {path} ({e.strerror}); choose another --out") from e
+        write_json(path / "recipe.json", recipe.to_dict())
+        return cls(path)
+
+    @classmethod
+    def latest(cls) -> "Run":
+        """The run in ./runs that was finished last. Raises InputError where there is none."""
+        finished = [(run.metrics["finished"], str(run.path)) for run in _runs() if run.finished]
+        if not finished:
+            raise InputError(f"no finished run in {RUNS.resolve()}; train one with `mnist-fa train`, or name a run")
+        return cls(max(finished)[1])
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    def require_finished(self) -> None:
+        if not self.finished:
+            raise InputError(f"{self.path} is not finished; go on with `mnist-fa train --resume {self.path}`")
+
+    @property
+    def metrics(self) -> dict:
+        """What metrics.json says. Raises InputError where the run is not finished."""
+        self.require_finished()
+        return _read_json(self.path, "metrics.json")
+
+    @property
+    def history(self) -> list[dict]:
+        """A dict of numbers an epoch, first epoch first; empty before the first is through."""
+        path = self.path / "history.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="") as f:
+            return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+    def write_history(self, rows: list[dict]) -> None:
+        columns = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "seconds"]
+        with whole_file(self.path / "history.csv") as partial, open(partial, "w", newline="") as f:
+            writer = csv.DictWriter(f, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def check_new(path: str | Path) -> None:
+    """Raise InputError where something stands at `path`."""
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already; choose another --out, or go on with it by --resume {path}")
+
+
+def _runs() -> Iterator[Run]:
+    for path in sorted(RUNS.glob("*/recipe.json")):
+        try:
+            yield Run(path.parent)
+        except InputError:
+            continue  # a run of another version is no candidate, and no reason to stop
+
+
+def _read_json(folder: Path, name: str) -> dict:
+    try:
+        return json.loads((folder / name).read_text())
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise InputError(f"{folder} is no run directory (it has no {name}); `mnist-fa train` makes one") from e
+    except (OSError, ValueError) as e:
+        raise InputError(f"{folder / name} cannot be read ({e}); train the run anew") from e
