@@ -57,6 +57,9 @@ class Data:
     valid: Split  # the test images, unless `hold_out` made it
     classes: tuple[str, ...]
 
+    def __repr__(self):  # short, since fastai formats a DataBlock's source
+        return f"Data({len(self.train)} + {len(self.valid)} images, {len(self.classes)} classes)"
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the images and labels of both splits, and the class names."""
@@ -64,6 +67,14 @@ class Data:
         for t in (self.train.images, self.train.labels, self.valid.images, self.valid.labels):
             sha.update(t.numpy().tobytes())
         return sha.hexdigest()
+
+    def items(self) -> list[tuple[np.ndarray, str]]:
+        """An image, uint8 [28, 28], and its class's name for each: the training split, then the validation split."""
+        return [
+            (image, self.classes[label])
+            for split in (self.train, self.valid)
+            for image, label in zip(split.images.numpy(), split.labels.tolist(), strict=True)
+        ]
 
     def hold_out(self, fraction: float) -> "Data":
         """Report on a `fraction` of the training images in place of the test images, of each class alike.
@@ -301,22 +312,19 @@ def dataloaders(
     Batches are float32 [batch, 1, 28, 28], normalised, and int64 [batch]. `dls.test_dl` and `learn.predict` take paths,
     PIL images and uint8 arrays.
     """
+    stats = NORMALIZE[normalize]
     block = DataBlock(
         blocks=(ImageBlock(PILImageBW), CategoryBlock(vocab=list(data.classes), sort=False)),
+        get_items=Data.items,
         get_x=ItemGetter(0),
         get_y=ItemGetter(1),
         splitter=IndexSplitter(range(len(data.train), len(data.train) + len(data.valid))),
         item_tfms=ToGrey28,
-        batch_tfms=Normalize.from_stats(*([s] for s in NORMALIZE[normalize]), cuda=False)
-        if NORMALIZE[normalize]
-        else None,
+        batch_tfms=stats and Normalize.from_stats(*([s] for s in stats), cuda=False),
     )
-    splits = data.train, data.valid
-    dsets = block.datasets(
-        [(x, data.classes[y]) for s in splits for x, y in zip(s.images.numpy(), s.labels.tolist(), strict=True)]
-    )
-    tensors = [(s.images[:, None].to(device), s.labels.to(device)) for s in splits]
+    dsets = block.datasets(data)
     device = torch.device(device)
+    tensors = [(s.images[:, None].to(device), s.labels.to(device)) for s in (data.train, data.valid)]
     train = TensorDL(
         dsets.train, tensors[0], bs=batch_size, shuffle=True, num_workers=0, device=device,
         after_item=block.item_tfms, after_batch=block.batch_tfms,
