@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from mnist_fastai.errors import InputError, RunError
-from mnist_fastai.recipes import ARCHS, NORMALIZE, OPTS, Recipe
+from mnist_fastai.recipes import ARCHS, LEARNING_RATE_001, NORMALIZE, OPTS, RECIPES, Recipe
 
 
 class Commands(TyperGroup):
@@ -48,94 +49,71 @@ def main_options(
     """Train digit classifiers on MNIST with fastai, look into them, and ship them."""
 
 
-_RECIPE, _RUN, _OUTPUT = "Recipe", "Run", "Output"
 _default = Recipe()
+
+
+def _recipe(*names, **kwargs):
+    return typer.Option(*names, rich_help_panel="Recipe (an option changes what --recipe says)", **kwargs)
+
+
+def _run(*names, **kwargs):
+    return typer.Option(*names, rich_help_panel="Run", **kwargs)
+
+
+def _output(*names, **kwargs):
+    return typer.Option(*names, rich_help_panel="Output", **kwargs)
 
 
 @app.command()
 def train(
     ctx: typer.Context,
-    arch: Annotated[
-        Literal[ARCHS], typer.Option("--arch", "-a", help="Architecture.", rich_help_panel=_RECIPE)
-    ] = _default.arch,
+    recipe: Annotated[
+        str, _recipe("--recipe", "-r", metavar="NAME", help="A row of the results table, or another named recipe.")
+    ] = LEARNING_RATE_001.name,
+    arch: Annotated[Literal[ARCHS], _recipe("--arch", "-a", help="Architecture.")] = _default.arch,
     opt: Annotated[
-        Literal[OPTS],
-        typer.Option("--opt", "-o", help="Optimizer: Adam, or SGD with momentum 0.9.", rich_help_panel=_RECIPE),
+        Literal[OPTS], _recipe("--opt", "-o", help="Adam, or SGD with momentum 0.9, plain or Nesterov's.")
     ] = _default.opt,
     num_epochs: Annotated[
-        int,
-        typer.Option("--num-epochs", "-n", help="Epochs; 0 leaves the weights random.", rich_help_panel=_RECIPE),
+        int, _recipe("--num-epochs", "-n", help="Epochs; 0 leaves the weights random.")
     ] = _default.num_epochs,
-    learning_rate: Annotated[
-        float, typer.Option("--learning-rate", "-l", help="Learning rate.", rich_help_panel=_RECIPE)
-    ] = _default.learning_rate,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", help="Images in a training batch.", rich_help_panel=_RECIPE)
-    ] = _default.batch_size,
+    learning_rate: Annotated[float, _recipe("--learning-rate", "-l", help="Learning rate.")] = _default.learning_rate,
+    batch_size: Annotated[int, _recipe("--batch-size", "-b", help="Images in a training batch.")] = _default.batch_size,
     normalize: Annotated[
         Literal[tuple(NORMALIZE)],
-        typer.Option(
-            help="Mean and standard deviation that pixels are normalised with: 0 and 1, 0.5 and 0.5, or MNIST's own.",
-            rich_help_panel=_RECIPE,
-        ),
+        _recipe(help="Mean and deviation that pixels are normalised with: 0 and 1, 0.5 and 0.5, or MNIST's own."),
     ] = _default.normalize,
-    seed: Annotated[
-        int,
-        typer.Option("--seed", "-s", help="Of the weights and of the images' order.", rich_help_panel=_RECIPE),
-    ] = _default.seed,
+    seed: Annotated[int, _recipe("--seed", "-s", help="Of all that is random.")] = _default.seed,
     data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            "-d",
-            help="mnist, or a folder of IDX files or of images by class.",
-            rich_help_panel=_RECIPE,
-        ),
+        str, _recipe("--data", "-d", help="mnist, or a folder of IDX files or of images by class.")
     ] = _default.data,
     valid_fraction: Annotated[
-        float,
-        typer.Option(
-            help="Hold out this part of the training images and report on it, not on the test images.",
-            rich_help_panel=_RECIPE,
-        ),
+        float, _recipe(help="Hold out this part of the training images, and report on it, not on the test images.")
     ] = _default.valid_fraction,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="auto: CUDA where there is one.", rich_help_panel=_RUN),
-    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], _run(help="auto: CUDA where there is one.")] = "auto",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Run directory.", show_default="runs/<date-time>-<arch>-<opt>-s<seed>", rich_help_panel=_RUN),
+        Path | None, _run(help="Run directory.", show_default="runs/<date-time>-<arch>-<opt>-s<seed>")
     ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with this run from its last whole epoch.", rich_help_panel=_RUN),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Two batches through everything, and nothing kept.", rich_help_panel=_RUN),
-    ] = False,
+    resume: Annotated[Path | None, _run(metavar="RUN", help="Go on with this run from its last whole epoch.")] = None,
+    dry_run: Annotated[bool, _run("--dry-run", help="Two batches through everything, and nothing kept.")] = False,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the metrics and the run as JSON on stdout.", rich_help_panel=_OUTPUT),
+        bool, _output("--json", help="Print the metrics and the run as JSON, and nothing else, on stdout.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=_OUTPUT)] = False,
+    quiet: Annotated[bool, _output("--quiet", "-q", help="Show no progress.")] = False,
 ):
     """Train a model, and leave a run directory. With no option: the published table's last row."""
-    recipe_options = {
-        "arch": arch, "opt": opt, "num_epochs": num_epochs, "learning_rate": learning_rate, "batch_size": batch_size,
-        "normalize": normalize, "seed": seed, "data": data, "valid_fraction": valid_fraction,
-    }  # fmt: skip
+    given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
     if resume is not None:
-        given = [n for n in (*recipe_options, "out", "dry_run") if ctx.get_parameter_source(n).name == "COMMANDLINE"]
-        if given:
-            option = given[0].replace("_", "-")
-            raise InputError(
-                f"--resume goes on with the recipe and the directory that {resume} has; leave --{option} out"
-            )
-    else:
-        recipe_options["data"] = data if data == "mnist" else str(Path(data).resolve())
-        recipe = Recipe(**recipe_options)
+        wrong = sorted(given - {"resume", "device", "as_json", "quiet"})
+        if wrong:
+            option = wrong[0].replace("_", "-")
+            raise InputError(f"--resume takes its recipe and its directory from {resume}; leave --{option} out")
+    elif recipe not in RECIPES:
+        raise InputError(f"recipe {recipe!r} is not known; take one of {', '.join(RECIPES)}")
+    changes = {f.name: ctx.params[f.name] for f in fields(Recipe) if f.name in given}
+    if changes.get("data", "mnist") != "mnist":
+        changes["data"] = str(Path(data).resolve())
+    chosen = RECIPES[recipe].but(**changes) if resume is None else None
 
     _ignore_fastai_warning()
     from rich.console import Console
@@ -144,15 +122,44 @@ def train(
 
     console = None if quiet else Console(stderr=as_json)
     if dry_run:
-        metrics, path = train.dry_run(recipe, device=device, console=console), None
+        metrics, path = train.dry_run(chosen, device=device, console=console), None
     else:
         if resume is not None:
             run = train.resume(resume, device=device, console=console)
         else:
-            run = train.fit(recipe, out, device=device, console=console)
+            run = train.fit(chosen, out, device=device, console=console)
         metrics, path = run.metrics, str(run.path)
     if as_json:
         print(json.dumps({"run": path, **metrics}, indent=2))
+
+
+@app.command()
+def reproduce(
+    rows: Annotated[
+        str, typer.Option(metavar="NAMES", help="Rows, or table, improved, failed, readings; with commas between.")
+    ] = "table,improved,failed,readings",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs a row.", show_default="5, and 3 for the ideas that failed")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Runs at once.", show_default="one a core")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and what they say.")] = Path("runs/reproduce"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="Few images, one epoch, two seeds: does it work?")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+):
+    """Reproduce the results table: every row, several seeds each. Stopped, it goes on where it was."""
+    _ignore_fastai_warning()
+    from rich.console import Console
+
+    from mnist_fastai import reproduce
+
+    chosen = reproduce.select([name.strip() for name in rows.split(",") if name.strip()])
+    console = None if quiet else Console()
+    try:
+        tasks = reproduce.reproduce(chosen, out, seeds=seeds, jobs=jobs, smoke=smoke, console=console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same command goes on from here") from None
 
 
 @app.command()
@@ -179,10 +186,12 @@ def export(
 
 
 def _ignore_fastai_warning():
+    """fastai 2.8 uses torch.jit.script, which torch has deprecated: here, and in the processes that start from here."""
+    import os
     import warnings
 
-    # fastai 2.8 uses torch.jit.script, which torch has deprecated
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning:torch.jit._script")
 
 
 def main():

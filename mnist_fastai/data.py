@@ -21,6 +21,7 @@ from fasttransform import Transform
 from PIL import Image
 from torch import Tensor
 
+from .augment import AUGMENT
 from .errors import InputError
 from .recipes import NORMALIZE
 
@@ -305,7 +306,12 @@ class TensorDL(TfmdDL):
 
 
 def dataloaders(
-    data: Data, batch_size: int = 32, normalize: str = "half", device: str | torch.device = "cpu"
+    data: Data,
+    batch_size: int = 32,
+    normalize: str = "half",  # a key of NORMALIZE
+    augment: str = "none",  # a key of AUGMENT
+    *,
+    device: str | torch.device = "cpu",
 ) -> DataLoaders:
     """fastai DataLoaders over `data`: training batches shuffled, the last one smaller where it does not come out even.
 
@@ -313,6 +319,7 @@ def dataloaders(
     PIL images and uint8 arrays.
     """
     stats = NORMALIZE[normalize]
+    tfms = AUGMENT[augment], stats and Normalize.from_stats(*([s] for s in stats), cuda=False)
     block = DataBlock(
         blocks=(ImageBlock(PILImageBW), CategoryBlock(vocab=list(data.classes), sort=False)),
         get_items=Data.items,
@@ -320,7 +327,7 @@ def dataloaders(
         get_y=ItemGetter(1),
         splitter=IndexSplitter(range(len(data.train), len(data.train) + len(data.valid))),
         item_tfms=ToGrey28,
-        batch_tfms=stats and Normalize.from_stats(*([s] for s in stats), cuda=False),
+        batch_tfms=[t for t in tfms if t is not None],
     )
     dsets = block.datasets(data)
     device = torch.device(device)

@@ -29,9 +29,9 @@ np.save(sys.argv[3], probabilities.numpy())
 
 def write_learner(learner: Learner, path: Path) -> None:
     """Write what `load_learner` reads. It is a pickle: to load one is to run code, so load only what you trust."""
-    with whole_file(path) as partial:
+    with whole_file(path) as tmp:
         try:
-            learner.export(partial.resolve())
+            learner.export(tmp.resolve())
         except RuntimeError as e:  # torch's zip writer, on a full disk
             raise OSError(str(e).splitlines()[0]) from e
 
@@ -69,6 +69,6 @@ def export_learner(run: Run, out: str | Path | None = None) -> tuple[Path, float
             out.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise RunError(f"cannot make the folder {out} ({e.strerror}); choose another --out") from e
-        with whole_file(out / "learner.pkl") as partial:
-            partial.write_bytes(trial.read_bytes())
+        with whole_file(out / "learner.pkl") as tmp:
+            tmp.write_bytes(trial.read_bytes())
     return out / "learner.pkl", float(np.abs(found - expected).max())

@@ -5,6 +5,7 @@
     checkpoint.safetensors   after each epoch, until the run is finished: weights, optimizer state, history
     model.safetensors   the weights after the last epoch
     learner.pkl         for fastai's `load_learner`
+    predictions.npy     the class that it predicts of each validation image, as an index
     curves.png          loss and accuracy by epoch
     metrics.json        written last: a run that has it is finished
 
@@ -14,6 +15,7 @@ This module knows nothing of torch.
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -45,8 +47,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    with whole_file(path) as partial:
-        partial.write_bytes(content)
+    with whole_file(path) as tmp:
+        tmp.write_bytes(content)
 
 
 def write_json(path: Path, value) -> None:
@@ -70,11 +72,14 @@ class Run:
             path = RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{recipe.arch}-{recipe.opt}-s{recipe.seed}"
         path = Path(path)
         check_new(path)
+        partial = path.with_name(f".{path.name}.partial")  # a run directory never stands without its recipe
         try:
-            path.mkdir(parents=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_json(partial / "recipe.json", recipe.to_dict())
+            partial.rename(path)
         except OSError as e:
             raise InputError(f"cannot make the run directory {path} ({e.strerror}); choose another --out") from e
-        write_json(path / "recipe.json", recipe.to_dict())
         return cls(path)
 
     @classmethod
@@ -110,7 +115,7 @@ class Run:
 
     def write_history(self, rows: list[dict]) -> None:
         columns = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "seconds"]
-        with whole_file(self.path / "history.csv") as partial, open(partial, "w", newline="") as f:
+        with whole_file(self.path / "history.csv") as tmp, open(tmp, "w", newline="") as f:
             writer = csv.DictWriter(f, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from fastai.callback.core import Callback, CancelFitException, _inner_loop
+from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
@@ -26,7 +28,7 @@ from fastai.optimizer import OptimWrapper
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import __version__, plots
 from .data import EVAL_BATCH, Data, dataloaders, load_data
@@ -44,17 +46,23 @@ CHECK_EVERY = 50  # batches from one look at the loss to the next; on CUDA, each
 # --- the Learner --------------------------------------------------------------------------------------------------
 
 
-def adam(params, lr: float) -> OptimWrapper:
+def adam(params, lr: float, weight_decay: float = 0) -> OptimWrapper:
     """PyTorch's Adam (Kingma & Ba 2014) as a fastai `opt_func`; fastai's own differs in beta2, eps and weight decay."""
-    return OptimWrapper(params, torch.optim.Adam, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, fused=True)
+    return OptimWrapper(params, torch.optim.Adam, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
 
-def sgd(params, lr: float) -> OptimWrapper:
-    """PyTorch's SGD with momentum 0.9 as a fastai `opt_func`."""
-    return OptimWrapper(params, torch.optim.SGD, lr=lr, momentum=0.9, fused=True)
+def sgd(params, lr: float, momentum: float = 0.9, weight_decay: float = 0, nesterov: bool = False) -> OptimWrapper:
+    """PyTorch's SGD with momentum as a fastai `opt_func`."""
+    hypers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+    return OptimWrapper(params, torch.optim.SGD, fused=True, **hypers)
 
 
-OPTS = {"adam": adam, "sgd": sgd}
+def opt_func(recipe: Recipe):
+    """The recipe's optimizer as a fastai `opt_func`, with PyTorch's semantics."""
+    if recipe.opt == "adam":
+        return partial(adam, weight_decay=recipe.weight_decay)
+    nesterov = recipe.opt == "nesterov"
+    return partial(sgd, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=nesterov)
 
 
 class CrossEntropyLoss(CrossEntropyLossFlat):
@@ -97,16 +105,24 @@ def make_learner(recipe: Recipe, dls: DataLoaders) -> Learner:
     """A fastai Learner with the recipe's architecture, its random weights by the recipe's seed, on the DataLoaders' device."""
     seed_everything(recipe.seed, 0)
     model = ARCHS[recipe.arch](len(dls.vocab))
+    if recipe.init == "xavier":
+        model.apply(_init_xavier)
     # channels_last: a step of `deep` takes 10% less time on a CPU
     model = model.to(dls.device, memory_format=torch.channels_last)
     return LeanLearner(
         dls,
         model,
-        loss_func=CrossEntropyLoss(),
-        opt_func=OPTS[recipe.opt],
+        loss_func=CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+        opt_func=opt_func(recipe),
         lr=recipe.learning_rate,
         metrics=[accuracy, error_rate],
     )
+
+
+def _init_xavier(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        nn.init.xavier_uniform_(layer.weight)  # Glorot & Bengio 2010
+        nn.init.zeros_(layer.bias)
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -301,10 +317,11 @@ def fit(
         raise InputError(
             f"a batch size of {recipe.batch_size} is more than the {len(data.train)} training images; give less"
         )
-    return _fit(Run.create(recipe, out), data, found, console)
+    learner = _learner(recipe, data, found)
+    return _fit(Run.create(recipe, out), learner, data, console)
 
 
-def resume(path: str | Path, *, device: str = "auto", console: Console | None = None) -> Run:
+def resume(path: str | Path, *, device: str = "auto", console: Console | None = None, data: Data | None = None) -> Run:
     """Go on with a run from its last whole epoch; a finished one is returned as it is.
 
     On the CPU it ends with the weights and history of a run that was never interrupted.
@@ -312,7 +329,8 @@ def resume(path: str | Path, *, device: str = "auto", console: Console | None = 
     run = Run(path)
     if run.finished:
         return run
-    return _fit(run, load_data(run.recipe.data, run.recipe.valid_fraction), find_device(device), console)
+    data = data or load_data(run.recipe.data, run.recipe.valid_fraction)
+    return _fit(run, _learner(run.recipe, data, find_device(device)), data, console)
 
 
 def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = None) -> dict:
@@ -334,13 +352,12 @@ def load_run(path: str | Path, *, device: str = "cpu", data: Data | None = None)
 
 
 def _learner(recipe: Recipe, data: Data, device: torch.device) -> Learner:
-    return make_learner(recipe, dataloaders(data, recipe.batch_size, recipe.normalize, device))
+    return make_learner(recipe, dataloaders(data, recipe.batch_size, recipe.normalize, recipe.augment, device=device))
 
 
-def _fit(run: Run, data: Data, device: torch.device, console: Console | None) -> Run:
-    recipe = run.recipe
+def _fit(run: Run, learner: Learner, data: Data, console: Console | None) -> Run:
+    recipe, device = run.recipe, learner.dls.device
     kept = KeepRun(run, data.digest, console)
-    learner = _learner(recipe, data, device)
     load_checkpoint(learner, kept)
     parameters = sum(p.numel() for p in learner.model.parameters())
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
@@ -349,11 +366,17 @@ def _fit(run: Run, data: Data, device: torch.device, console: Console | None) ->
         f"{recipe.name}: {parameters:,} parameters, {len(data.train):,} images, seed {recipe.seed}, {where}, {run.path}",
     )
     say(console, "\n".join([HEADER, *(LINE.format(**row) for row in kept.history)]))
+    cbs = [kept]
+    if recipe.schedule == "one-cycle":
+        # Smith & Topin 2018 as in fastai's fit_one_cycle, but for the momentum, which stays the recipe's
+        cbs.append(ParamScheduler({"lr": combined_cos(0.25, learner.lr / 25, learner.lr, learner.lr / 1e5)}))
     columns = TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=console, transient=True) if console and console.is_terminal else None
+    if bar:
+        cbs.append(ShowBar(bar))
     try:
         with learner.no_bar(), learner.no_logging(), bar or nullcontext():
-            learner.fit(recipe.num_epochs, start_epoch=len(kept.history), cbs=[kept, *([ShowBar(bar)] if bar else [])])
+            learner.fit(recipe.num_epochs, start_epoch=len(kept.history), cbs=cbs)
         if kept.failure:
             raise kept.failure
         return _finish(run, learner, kept, data, console)
@@ -368,15 +391,19 @@ def _finish(run: Run, learner: Learner, kept: KeepRun, data: Data, console: Cons
     from .export import write_learner  # export needs load_run
 
     recipe = run.recipe
-    found = metrics(*predict_logits(learner), data.classes)
+    logits, labels = predict_logits(learner)
+    found = metrics(logits, labels, data.classes)
+    predictions = logits.argmax(1).numpy()
+    with whole_file(run.path / "predictions.npy") as tmp, open(tmp, "wb") as f:
+        np.save(f, predictions.astype(np.min_scalar_type(len(data.classes))))
     weights = {k: v.contiguous() for k, v in learner.model.state_dict().items()}
     write_bytes(run.path / "model.safetensors", safetensors.torch.save(weights))
     untouched = make_learner(recipe, learner.dls)  # without the Recorder's 2,000 losses an epoch
     untouched.model = learner.model
     write_learner(untouched, run.path / "learner.pkl")
     title = f"{recipe.name}, seed {recipe.seed}: {found['accuracy']:.2%} of {found['images']:,} images"
-    with whole_file(run.path / "curves.png") as partial:
-        plots.curves(kept.history, title).savefig(partial, format="png", dpi=150)
+    with whole_file(run.path / "curves.png") as tmp:
+        plots.curves(kept.history, title).savefig(tmp, format="png", dpi=150)
     run.write_history(kept.history)
     trained = recipe.num_epochs * len(data.train)
     about = {

@@ -1,0 +1,160 @@
+"""Few real MNIST images, in memory and as files, and the two ways in: the CLI in this process, and a fresh one."""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")  # show_batch and show_results draw, and CI has no display
+
+TRAIN, TEST = 600, 200  # images
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class CtrlC:
+    """A console at which the user presses Ctrl-C as soon as an epoch's line shows."""
+
+    is_terminal = False
+
+    def __init__(self, after: int):  # epochs
+        self.lines = 2 + after  # what is trained, and the header, come first
+
+    def print(self, *_, **__):
+        self.lines -= 1
+        if not self.lines:
+            raise KeyboardInterrupt
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The IDX file that holds an array, byte by byte as the format's page has it."""
+    code = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}[array.dtype.str[1:]]
+    dims = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return bytes([0, 0, code, array.ndim]) + dims + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def write_idx_folder(folder: Path, data, names: dict[str, str] | None = None) -> Path:
+    """Write a Data as MNIST's four files, or under the `names` given for them; gzipped where the name says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "train-images-idx3-ubyte": data.train.images,
+        "train-labels-idx1-ubyte": data.train.labels,
+        "t10k-images-idx3-ubyte": data.valid.images,
+        "t10k-labels-idx1-ubyte": data.valid.labels,
+    }
+    for name, tensor in arrays.items():
+        name, content = (names or {}).get(name, name), idx(tensor.numpy().astype(np.uint8))
+        (folder / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content, and every folder: what must not change when a call is refused."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*") if p.exists()}
+
+
+def without_seconds(history: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def assert_one_sentence(text: str) -> None:
+    assert text
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert not re.search(r"[.!?]\s+\S", text), f"more than one sentence: {text}"
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """The whole of MNIST, as it is embedded."""
+    from mnist_fastai import load_data
+
+    return load_data()
+
+
+@pytest.fixture(scope="session")
+def small(mnist):
+    """The first images of MNIST."""
+    from mnist_fastai.data import Data
+
+    return Data(mnist.train[:TRAIN], mnist.valid[:TEST], mnist.classes)
+
+
+@pytest.fixture(scope="session")
+def folder(small, tmp_path_factory) -> Path:
+    """`small` as IDX files, one of them gzipped. To read only."""
+    names = {"train-images-idx3-ubyte": "train-images-idx3-ubyte.gz"}
+    return write_idx_folder(tmp_path_factory.mktemp("idx"), small, names)
+
+
+@pytest.fixture(scope="session")
+def recipe(folder):
+    """Four quick epochs on `folder`."""
+    from mnist_fastai import Recipe
+
+    return Recipe(arch="lenet", opt="adam", num_epochs=4, data=str(folder))
+
+
+@pytest.fixture(scope="session")
+def run(recipe, tmp_path_factory):
+    """A finished run of `recipe`, never interrupted. To read only."""
+    from mnist_fastai import fit
+
+    return fit(recipe, tmp_path_factory.mktemp("run") / "whole", device="cpu")
+
+
+@pytest.fixture
+def interrupted(recipe, tmp_path) -> Path:
+    """The directory of a run of `recipe` that Ctrl-C ended after two epochs."""
+    return interrupt(recipe, tmp_path / "interrupted", after=2)
+
+
+def interrupt(recipe, path: Path, after: int) -> Path:
+    from mnist_fastai import fit
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, path, device="cpu", console=CtrlC(after))
+    return path
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch, tmp_path):
+    """Call `mnist-fa` in this process, in an empty folder, and get its exit code, stdout and stderr."""
+    from mnist_fastai.cli import main
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def call(*args) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mnist-fa", *map(str, args)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main()
+        return Outcome(exit.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+def python(*args, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
+    """Run a fresh interpreter in a folder."""
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120, **kwargs)
+
+
+def start_cli(*args, cwd: Path) -> subprocess.Popen:
+    """Start `mnist-fa` as a process of its own, with Ctrl-C as a terminal would give it."""
+    command = [sys.executable, "-c", "from mnist_fastai.cli import main; main()", *map(str, args)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=os.environ, stdout=pipe, stderr=pipe, text=True)

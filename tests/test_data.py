@@ -1,0 +1,592 @@
+"""From files to tensors, and from tensors to what fastai expects of DataLoaders."""
+
+import gzip
+import hashlib
+import math
+import re
+import tracemalloc
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from conftest import TEST, TRAIN, assert_one_sentence, idx, write_idx_folder
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.transforms import IndexSplitter, ItemGetter, Normalize
+from fastai.interpret import ClassificationInterpretation
+from fastai.vision.core import PILImageBW
+from fastai.vision.data import ImageBlock
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from mnist_fastai import data as data_module
+from mnist_fastai import dataloaders, load_data, load_run
+from mnist_fastai.data import EMBEDDED, Data, Split, read_idx
+from mnist_fastai.errors import InputError
+
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def same(a: Split, b: Split) -> bool:
+    return torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+def refused(call, *args, **kwargs) -> str:
+    with pytest.raises(InputError) as error:
+        call(*args, **kwargs)
+    assert_one_sentence(str(error.value))
+    return str(error.value)
+
+
+# --- IDX files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "first", "sha256"),
+    [
+        ("train-images", (60000, 28, 28), 0, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        ("train-labels", (60000,), 5, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        ("t10k-images", (10000, 28, 28), 0, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        ("t10k-labels", (10000,), 7, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    ],
+)
+def test_embedded_files_are_the_official_ones(name, shape, first, sha256):
+    array = read_idx(EMBEDDED / f"{name}-idx{len(shape)}-ubyte.gz")
+    assert (array.shape, array.dtype, array.flat[0]) == (shape, np.uint8, first)
+    assert hashlib.sha256(idx(array)).hexdigest() == sha256
+
+
+def test_mnist_has_its_images_labels_and_classes(mnist):
+    assert (len(mnist.train), len(mnist.valid), mnist.classes) == (60000, 10000, tuple("0123456789"))
+    assert (mnist.train.images.dtype, mnist.train.labels.dtype) == (torch.uint8, torch.int64)
+    # the numbers that every MNIST normalisation quotes
+    pixels = mnist.train.images.float() / 255
+    assert (round(pixels.mean().item(), 4), round(pixels.std().item(), 4)) == (0.1307, 0.3081)
+    assert mnist.train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "i4", "f4", "f8"])
+def test_read_idx_gives_back_what_was_written(tmp_path, dtype, pack):
+    array = (np.arange(24).reshape(2, 3, 4) * 5).astype(dtype)
+    (tmp_path / "x").write_bytes(pack(idx(array)))
+    read = read_idx(tmp_path / "x")
+    assert read.dtype == array.dtype
+    assert np.array_equal(read, array)
+
+
+LABELS = idx(np.arange(100, dtype=np.uint8))
+GZIPPED = gzip.compress(LABELS, mtime=0)
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no IDX file"),
+        (b"\x89PNG\r\n\x1a\n", "no IDX file"),
+        (flipped(LABELS, 0), "no IDX file"),
+        (flipped(LABELS, 2), "no IDX file"),
+        (flipped(LABELS, 3), "no IDX file"),
+        (LABELS[:6], "truncated"),
+        (LABELS[:8], "truncated"),
+        (LABELS[:-1], "truncated"),
+        (LABELS + b"\0", "goes on after"),
+        (gzip.compress(LABELS[:-1]), "truncated"),
+        (gzip.compress(LABELS + b"\0"), "goes on after"),
+        (GZIPPED[:5], "cannot be read"),
+        (GZIPPED[:-12], "cannot be read"),
+        (GZIPPED[:-1], "cannot be read"),
+        (GZIPPED + b"x", "cannot be read"),
+        (flipped(GZIPPED, 12), "cannot be read"),
+        (flipped(GZIPPED, 60), "cannot be read"),
+        (flipped(GZIPPED, len(GZIPPED) - 6), "cannot be read"),  # in the checksum
+    ],
+    ids=str,
+)
+def test_read_idx_refuses_a_damaged_file_by_name(tmp_path, content, message):
+    path = tmp_path / "labels-idx1-ubyte"
+    path.write_bytes(content)
+    error = refused(read_idx, path)
+    assert str(path) in error
+    assert message in error
+
+
+def test_read_idx_refuses_a_missing_file(tmp_path):
+    assert str(tmp_path / "x") in refused(read_idx, tmp_path / "x")
+
+
+@pytest.mark.parametrize("dims", [(2**32 - 1,) * 3, (2**32 - 1, 28, 28), (2**32 - 1,)], ids=str)
+def test_read_idx_believes_no_absurd_header(tmp_path, dims):
+    path = tmp_path / "x"
+    path.write_bytes(bytes([0, 0, 8, len(dims)]) + b"".join(d.to_bytes(4, "big") for d in dims) + b"123")
+    tracemalloc.start()
+    try:
+        refused(read_idx, path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20  # bytes at the peak
+    finally:
+        tracemalloc.stop()
+
+
+def test_read_idx_holds_a_file_to_its_digest(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(GZIPPED)
+    assert len(read_idx(path, hashlib.sha256(LABELS).hexdigest())) == 100
+    assert "SHA-256" in refused(read_idx, path, hashlib.sha256(GZIPPED).hexdigest())
+
+
+def test_an_embedded_file_with_a_wrong_digest_is_refused(monkeypatch, tmp_path, small):
+    write_idx_folder(tmp_path, small)
+    sums = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in tmp_path.iterdir())
+    (tmp_path / "SHA256SUMS").write_text(sums)
+    monkeypatch.setattr(data_module, "EMBEDDED", tmp_path)
+    assert same(load_data("mnist").train, small.train)
+    path = tmp_path / "t10k-labels-idx1-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([(content[-1] + 1) % 10]))
+    assert str(path) in refused(load_data, "mnist")
+
+
+# --- folders of IDX files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {},
+        {"t10k-images-idx3-ubyte": "test-images-idx3-ubyte", "t10k-labels-idx1-ubyte": "test-labels-idx1-ubyte"},
+        {"train-images-idx3-ubyte": "train-images.idx3-ubyte.gz", "t10k-labels-idx1-ubyte": "t10k-labels.idx1-ubyte"},
+    ],
+    ids=["t10k", "test", "dots"],
+)
+def test_folder_gives_the_tensors_whatever_its_files_are_called(tmp_path, small, names):
+    data = load_data(write_idx_folder(tmp_path, small, names))
+    assert same(data.train, small.train)
+    assert same(data.valid, small.valid)
+    assert data.classes == small.classes
+    assert data.digest == small.digest
+
+
+def test_a_file_and_its_unpacked_copy_count_as_one(tmp_path, small):
+    path = write_idx_folder(tmp_path, small) / "train-images-idx3-ubyte"
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert load_data(tmp_path).digest == small.digest
+
+
+def test_emnist_is_turned_upright(tmp_path, small):
+    sideways = Data(
+        *(Split(s.images.transpose(1, 2).contiguous(), s.labels) for s in (small.train, small.valid)), small.classes
+    )
+    names = {
+        "train-images-idx3-ubyte": "emnist-digits-train-images-idx3-ubyte.gz",
+        "train-labels-idx1-ubyte": "emnist-digits-train-labels-idx1-ubyte.gz",
+        "t10k-images-idx3-ubyte": "emnist-digits-test-images-idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte": "emnist-digits-test-labels-idx1-ubyte.gz",
+    }
+    data = load_data(write_idx_folder(tmp_path, sideways, names))
+    assert same(data.train, small.train)
+    assert same(data.valid, small.valid)
+
+
+def test_qmnist_takes_the_class_from_its_table(tmp_path, small):
+    for which, split in (("train", small.train), ("test", small.valid)):
+        # the class, the NIST partition, the writer, …
+        table = torch.stack([split.labels, torch.full_like(split.labels, 4), torch.arange(len(split)) + 3000], 1)
+        (tmp_path / f"qmnist-{which}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(split.images.numpy())))
+        (tmp_path / f"qmnist-{which}-labels-idx2-int.gz").write_bytes(gzip.compress(idx(table.numpy().astype("i4"))))
+    data = load_data(tmp_path)
+    assert same(data.train, small.train)
+    assert same(data.valid, small.valid)
+
+
+def test_classes_txt_names_the_classes_in_its_own_order(tmp_path, small):
+    write_idx_folder(tmp_path, small)
+    (tmp_path / "classes.txt").write_text("\n".join(FASHION) + "\n")
+    data = load_data(tmp_path)
+    assert data.classes == FASHION
+    assert torch.equal(data.train.labels, small.train.labels)
+    dls = dataloaders(data)
+    assert tuple(dls.vocab) == FASHION
+    assert dls.valid_ds[0][1].item() == small.valid.labels[0]
+
+
+def test_labels_that_do_not_begin_at_0_keep_their_names(tmp_path, small):
+    later = Data(*(Split(s.images, s.labels + 3) for s in (small.train, small.valid)), small.classes)
+    data = load_data(write_idx_folder(tmp_path, later))
+    assert data.classes == tuple(str(n) for n in range(3, 13))
+    assert torch.equal(data.train.labels, small.train.labels)
+
+
+IMAGES, IMAGE_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (IMAGES, None, "no file for the train images"),
+        ("t10k-labels-idx1-ubyte", None, "no file for the t10k labels"),
+        (IMAGES, idx(np.zeros((TRAIN, 28, 28), "f4")), "float32"),
+        (IMAGES, idx(np.zeros((TRAIN, 27, 28), "u1")), r"\(600, 27, 28\)"),
+        (IMAGES, idx(np.zeros((TRAIN, 784), "u1")), r"\(600, 784\)"),
+        (IMAGES, idx(np.zeros((0, 28, 28), "u1")), r"\(0, 28, 28\)"),
+        (IMAGES, idx(np.zeros((TRAIN - 1, 28, 28), "u1")), "599 images.*600 labels"),
+        (IMAGE_LABELS, idx(np.zeros((TRAIN, 2), "u1")), "not a label an image"),
+        (IMAGE_LABELS, idx(np.zeros(TRAIN, "f4")), "not a label an image"),
+        (IMAGE_LABELS, idx(np.full(TRAIN, -1, "i1")), "not a label an image"),
+        ("test-images-idx3-ubyte", idx(np.zeros((TEST, 28, 28), "u1")), "2 files .*t10k-images.*test-images"),
+        ("classes.txt", b"zero\none\n", "10 in all"),
+        ("classes.txt", b"a\na\nb\nc\nd\ne\nf\ng\nh\ni\nj\n", "each class once"),
+        ("classes.txt", b"\xff\xfe0\0", "classes.txt"),
+    ],
+    ids=str,
+)
+def test_folder_with_a_file_that_does_not_fit_is_refused_by_name(tmp_path, small, name, content, message):
+    path = write_idx_folder(tmp_path, small) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    error = refused(load_data, tmp_path)
+    assert str(tmp_path if content is None or name.startswith("test") else path) in error
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.write_text("x"), lambda p: p.mkdir()])
+def test_no_folder_a_file_and_an_empty_folder_are_refused(tmp_path, make):
+    make(tmp_path / "set")
+    assert str(tmp_path / "set") in refused(load_data, tmp_path / "set")
+
+
+# --- folders of images --------------------------------------------------------------------------------------------
+
+
+def write_images(root, split: Split):
+    """An image a file, in a folder a class; read back, they are ordered by class."""
+    for i, (image, label) in enumerate(zip(split.images.numpy(), split.labels.tolist(), strict=True)):
+        (root / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(root / str(label) / f"{i:05}.png")
+
+
+def by_class(split: Split) -> Split:
+    return split[split.labels.argsort(stable=True)]
+
+
+@pytest.fixture
+def images(tmp_path, small):
+    write_images(tmp_path / "images" / "training", small.train[:100])
+    write_images(tmp_path / "images" / "testing", small.valid[:50])
+    return tmp_path / "images"
+
+
+def test_image_folder_gives_the_same_tensors_as_idx(images, small):
+    data = load_data(images)
+    assert same(data.train, by_class(small.train[:100]))
+    assert same(data.valid, by_class(small.valid[:50]))
+    assert data.classes == small.classes
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("training", "valid")])
+def test_image_folder_may_name_its_parts_otherwise(images, train, test):
+    digest = load_data(images).digest
+    (images / "training").rename(images / train)
+    (images / "testing").rename(images / test)
+    assert load_data(images).digest == digest
+
+
+def test_classes_alone_are_held_out_from(images, small):
+    data = load_data(images / "training", valid_fraction=0.2)
+    assert (len(data.train), len(data.valid)) == (80, 20)
+    both = torch.cat([data.train.images, data.valid.images]).flatten(1)
+    assert torch.equal(both.unique(dim=0), small.train[:100].images.flatten(1).unique(dim=0))
+    assert "--valid-fraction" in refused(load_data, images / "training")
+
+
+def test_colour_and_other_sizes_become_grey_28_by_28(images):
+    path = images / "training" / "5" / "00000.png"
+    before = load_data(images)
+    with Image.open(path) as image:
+        grey = image.copy()
+    grey.convert("RGB").save(path)
+    assert same(load_data(images).train, before.train)
+    grey.resize((112, 112), Image.Resampling.BICUBIC).convert("RGB").save(path)
+    after = load_data(images)
+    assert after.train.images.shape == before.train.images.shape
+    change = (after.train.images.float() - before.train.images.float()).abs().flatten(1).mean(1)  # grey levels
+    assert 0 < change.max() < 5
+
+
+def test_hidden_folders_and_other_files_are_no_classes(images):
+    digest = load_data(images).digest
+    (images / "training" / ".ipynb_checkpoints").mkdir()
+    (images / "training" / "notes.txt").write_text("x")
+    (images / "training" / "3" / "notes.txt").write_text("x")
+    assert load_data(images).digest == digest
+
+
+def _save_16_bit(path):
+    Image.fromarray(np.full((28, 28), 40000, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b"not an image"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:-60]),
+        _save_16_bit,
+    ],
+    ids=["unreadable", "empty", "truncated", "16-bit"],
+)
+def test_a_bad_image_is_refused_by_name(images, spoil):
+    path = images / "training" / "5" / "00000.png"
+    spoil(path)
+    error = refused(load_data, images)
+    assert str(path) in error
+    assert "remove" in error
+
+
+def _keep_one_class(root):
+    for path in (root / "training").iterdir():
+        if path.name != "5":
+            path.rename(root / f"moved-{path.name}")
+
+
+def _empty_testing(root):
+    for path in (root / "testing").rglob("*.png"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_keep_one_class, "training has 1 class"),
+        (lambda root: (root / "training" / "ten").mkdir(), "training/ten has no images"),
+        (lambda root: (root / "testing" / "ten").mkdir(), "testing has a class that .*training lacks: ten"),
+        (lambda root: (root / "training").rename(root.parent / "gone"), "no training or train folder"),
+        (lambda root: (root / "testing").rename(root.parent / "gone"), "no testing or test or valid folder"),
+        (_empty_testing, "testing has no images"),
+    ],
+)
+def test_an_image_folder_of_the_wrong_layout_is_refused(images, spoil, message):
+    spoil(images)
+    error = refused(load_data, images)
+    assert str(images) in error
+    assert re.search(message, error)
+
+
+# --- holding out --------------------------------------------------------------------------------------------------
+
+
+def test_hold_out_is_stratified_and_disjoint(mnist):
+    data = mnist.hold_out(0.1)
+    assert (len(data.train), len(data.valid)) == (54000, 6000)
+    wanted = mnist.train.labels.bincount() / 10
+    assert (data.valid.labels.bincount() - wanted).abs().max() < 1
+    assert (data.train.labels.bincount() + data.valid.labels.bincount()).equal(mnist.train.labels.bincount())
+    images = [{row.tobytes() for row in split.images.numpy()} for split in (mnist.train, data.train, data.valid)]
+    assert len(images[0]) == 60000, "MNIST has no image twice, so that images can be told apart"
+    assert images[1] | images[2] == images[0]
+    assert not images[1] & images[2]
+
+
+def test_hold_out_is_the_same_whatever_the_seed(folder):
+    digests = set()
+    for seed in (0, 1):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        digests.add(load_data(folder, valid_fraction=0.1).digest)
+    assert len(digests) == 1
+    assert digests != {load_data(folder, valid_fraction=0.2).digest}
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_hold_out_refuses_what_cannot_be_stratified(small, fraction):
+    assert str(fraction) in refused(small.hold_out, fraction)
+
+
+def test_hold_out_refuses_a_class_with_a_single_image(small):
+    labels = small.train.labels.clamp(max=8)
+    labels[0] = 9
+    refused(Data(Split(small.train.images, labels), small.valid, small.classes).hold_out, 0.1)
+
+
+# --- DataLoaders --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("normalize", "mean", "std"), [("none", 0, 1), ("half", 0.5, 0.5), ("mnist", 0.1307, 0.3081)])
+def test_batches_are_normalised_float32_images(small, normalize, mean, std):
+    dls = dataloaders(small, normalize=normalize)
+    xb, yb = dls.train.one_batch()
+    assert (xb.dtype, xb.shape, yb.dtype, yb.shape) == (torch.float32, (32, 1, 28, 28), torch.int64, (32,))
+    xb, yb = next(iter(dls.valid))
+    images = small.valid.images[: len(xb), None].float() / 255
+    expected = images if normalize == "none" else (images - torch.tensor(mean)) / torch.tensor(std)
+    assert torch.equal(torch.Tensor(xb), expected)
+    assert torch.equal(torch.Tensor(yb).long(), small.valid.labels[: len(yb)])
+
+
+def epoch(dl) -> Split:
+    """The images, uint8, and labels of an epoch, in its order."""
+    xs, ys = zip(*dl, strict=True)
+    return Split((torch.cat(xs)[:, 0] * 255).round().to(torch.uint8), torch.cat(ys))
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 250, TRAIN])
+def test_an_epoch_has_each_image_once_with_its_label(small, batch_size):
+    dls = dataloaders(small, batch_size, normalize="none")
+    found = epoch(dls.train)
+    assert not torch.equal(found.images, small.train.images)
+    rows = [torch.cat([s.images.flatten(1), s.labels[:, None].to(torch.uint8)], 1) for s in (found, small.train)]
+    assert torch.equal(rows[0][np.lexsort(rows[0].numpy().T)], rows[1][np.lexsort(rows[1].numpy().T)])
+    assert same(epoch(dls.valid), small.valid)
+
+
+def test_the_last_batch_is_smaller_and_kept(small):
+    dls = dataloaders(small, 32)
+    assert [len(xb) for xb, _ in dls.train] == [32] * 18 + [24]
+    assert len(dls.train) == math.ceil(TRAIN / 32)
+
+
+def test_each_epoch_is_shuffled_anew_and_by_the_seed(small):
+    train = dataloaders(small, normalize="none").train
+    torch.manual_seed(3)
+    first, second = epoch(train), epoch(train)
+    assert not torch.equal(first.images, second.images)
+    torch.manual_seed(3)
+    assert same(epoch(train), first)
+    assert same(epoch(train), second)
+
+
+def test_batches_equal_those_of_stock_fastai(small):
+    block = DataBlock(
+        blocks=(ImageBlock(PILImageBW), CategoryBlock),
+        get_items=Data.items,
+        get_x=ItemGetter(0),
+        get_y=ItemGetter(1),
+        splitter=IndexSplitter(range(TRAIN, TRAIN + TEST)),
+        batch_tfms=Normalize.from_stats([0.1307], [0.3081], cuda=False),
+    )
+    stock = block.dataloaders(small, bs=32, num_workers=0, device="cpu")
+    dls = dataloaders(small, normalize="mnist")
+    own = dls.test_dl(list(small.valid.images.numpy()), bs=32, num_workers=0)
+    ours = torch.cat([xb for xb, _ in dls.valid])
+    assert torch.equal(ours, torch.cat([xb for xb, _ in stock.valid]))
+    assert torch.equal(torch.cat([yb for _, yb in dls.valid]), torch.cat([yb for _, yb in stock.valid]))
+    assert torch.equal(ours, torch.cat([xb for (xb,) in own]))
+
+
+def test_test_dl_takes_paths(images, small):
+    dls = dataloaders(small)
+    paths = sorted((images / "testing").rglob("*.png"), key=lambda p: p.name)
+    (xb,) = next(iter(dls.test_dl(paths, bs=50, num_workers=0)))
+    assert torch.equal(xb, next(iter(dls.valid))[0][:50])
+
+
+# --- what a fastai user does with them ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learner(run):
+    learner = load_run(run.path)
+    with learner.no_bar(), learner.no_logging():
+        yield learner
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def shown() -> list[tuple[str, np.ndarray]]:
+    """The title and the pixels, 0 to 1, of each image that was drawn."""
+    return [(a.get_title(), np.asarray(a.images[0].get_array())) for a in plt.gcf().axes if a.images]
+
+
+def test_show_batch_shows_images_with_their_classes(small):
+    dataloaders(small).valid.show_batch(max_n=9)
+    assert [title for title, _ in shown()] == [small.classes[i] for i in small.valid.labels[:9]]
+    for (_, pixels), image in zip(shown(), small.valid.images[:9].numpy(), strict=True):
+        assert np.allclose(pixels, image / 255, atol=1e-6)
+
+
+def test_show_batch_unique_shows_one_image_as_often_as_asked(small):
+    dataloaders(small).show_batch(max_n=4, unique=True)
+    assert [title for title, _ in shown()] == [small.classes[small.train.labels[0]]] * 4
+    assert all(np.allclose(pixels, small.train.images[0].numpy() / 255, atol=1e-6) for _, pixels in shown())
+
+
+def test_show_results_shows_the_class_above_the_prediction(learner, small):
+    learner.show_results(max_n=9, shuffle=False)
+    expected = [f"{small.classes[y]}\n{learner.predict(x.numpy())[0]}" for x, y in zip(*_first(small.valid, 9))]
+    assert [title for title, _ in shown()] == expected
+
+
+def _first(split: Split, n: int):
+    return split.images[:n], split.labels[:n].tolist()
+
+
+def test_interpretation_counts_every_image(learner, small):
+    found = ClassificationInterpretation.from_learner(learner).confusion_matrix()
+    predicted = [int(learner.predict(image.numpy())[1]) for image in small.valid.images]
+    assert found.sum() == TEST
+    assert np.array_equal(found, confusion_matrix(small.valid.labels, predicted, labels=range(10)))
+
+
+@pytest.fixture
+def digit(small, tmp_path):
+    """A test image as a file."""
+    Image.fromarray(small.valid.images[0].numpy()).save(tmp_path / "digit.png")
+    return tmp_path / "digit.png"
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda path: path,
+        str,
+        Image.open,  # which reads no pixel until it must
+        lambda path: Image.open(path).copy(),
+        lambda path: Image.open(path).convert("RGB"),
+        lambda path: Image.open(path).convert("RGBA"),
+        lambda path: np.asarray(Image.open(path)),
+        lambda path: np.asarray(Image.open(path).convert("RGB")),
+    ],
+    ids=["path", "str", "open", "pil", "rgb", "rgba", "array", "rgb-array"],
+)
+def test_predict_gives_the_same_however_an_image_comes(learner, digit, give):
+    with torch.no_grad():
+        expected = learner.model(next(iter(learner.dls.valid))[0][:1]).softmax(1)[0]
+    name, index, probabilities = learner.predict(give(digit))
+    assert torch.allclose(torch.Tensor(probabilities), torch.Tensor(expected), rtol=0, atol=1e-6)
+    assert (name, int(index)) == (learner.dls.vocab[expected.argmax()], expected.argmax())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_predict_scales_a_larger_picture(learner, digit, mode):
+    larger = Image.open(digit).convert(mode).resize((280, 280), Image.Resampling.BICUBIC)
+    name, _, probabilities = learner.predict(digit)
+    large_name, _, large_probabilities = learner.predict(larger)
+    assert large_name == name
+    assert torch.allclose(large_probabilities, probabilities, atol=0.02)
+
+
+def _sixteen_bit(path):
+    _save_16_bit(path.with_name("16.png"))
+    return path.with_name("16.png")
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda path: np.asarray(Image.open(path)) / 255,
+        lambda path: np.asarray(Image.open(path)).astype(np.float32),
+        lambda path: np.asarray(Image.open(path)).astype(np.uint16),
+        lambda path: Image.open(_sixteen_bit(path)),
+        _sixteen_bit,
+    ],
+    ids=["float64", "float32", "uint16", "16-bit-image", "16-bit-path"],
+)
+def test_predict_refuses_pixels_of_unknown_range(learner, digit, give):
+    with pytest.raises(ValueError, match="8-bit"):
+        learner.predict(give(digit))
