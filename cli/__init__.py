@@ -153,6 +153,8 @@ def reproduce(
     from rich.console import Console
 
     from mnist_fastai import reproduce
+    from mnist_fastai.data import load_data
+    from mnist_fastai.results import write_results
 
     chosen = reproduce.select([name.strip() for name in rows.split(",") if name.strip()])
     console = None if quiet else Console()
@@ -160,6 +162,11 @@ def reproduce(
         tasks = reproduce.reproduce(chosen, out, seeds=seeds, jobs=jobs, smoke=smoke, console=console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; the same command goes on from here") from None
+    errors = {task.recipe.name: task.error for task in tasks if task.error}
+    labels = load_data().valid.labels.numpy()
+    write_results(out, labels[: reproduce.SMOKE] if smoke else labels, errors)
+    if not quiet:
+        print((out / "results.md").read_text())
 
 
 @app.command()

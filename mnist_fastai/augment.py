@@ -1,4 +1,4 @@
-"""Augmentations of whole batches on the training device, as fastai batch transforms; they change training images only."""
+"""Augmentations of whole batches on the training device: fastai batch transforms that change training images only."""
 
 import math
 

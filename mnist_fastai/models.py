@@ -84,15 +84,14 @@ def alexnet(classes: int = 10, weights: str | None = "IMAGENET1K_V1") -> nn.Sequ
 
     `weights=None` leaves it random. Raises InputError where the weights cannot be downloaded.
     """
-    import torch
     import torchvision
 
     try:
         net = torchvision.models.alexnet(weights=weights)
     except OSError as e:
         raise InputError(
-            f"the weights of the pretrained AlexNet could not be downloaded ({e}); put the file that torchvision names "
-            f"into {torch.hub.get_dir()}/checkpoints"
+            f"the weights of the pretrained AlexNet could not be downloaded ({e}); put torchvision's file of them into "
+            "the folder checkpoints in torch.hub.get_dir()"
         ) from e
     body = nn.Sequential(ToAlexNet(), net.features, net.avgpool, nn.Flatten(), *net.classifier[:-1])
     return nn.Sequential(body, nn.Linear(4096, classes))

@@ -43,7 +43,8 @@ class Recipe:
 
     def __post_init__(self):
         choices_of = {
-            "arch": ARCHS, "init": INITS, "opt": OPTS, "schedule": SCHEDULES, "normalize": NORMALIZE, "augment": AUGMENTS,
+            "arch": ARCHS, "init": INITS, "opt": OPTS, "schedule": SCHEDULES,
+            "normalize": NORMALIZE, "augment": AUGMENTS,
         }  # fmt: skip
         for field, choices in choices_of.items():
             value = getattr(self, field)
@@ -65,7 +66,7 @@ class Recipe:
             object.__setattr__(self, "name", f"{self.arch}-{self.opt}")
 
     def but(self, **changes) -> "Recipe":
-        """This recipe with some fields changed; what is no longer the recipe of that name, but for its seed, loses it."""
+        """This recipe with some fields changed; where more than the seed did, it loses the recipe's name."""
         changed = replace(self, **changes)
         return changed if changed == replace(self, seed=changed.seed) else replace(changed, name="")
 
@@ -133,7 +134,7 @@ FAILED = (
     replace(LEARNING_RATE_001, name="alexnet", arch="alexnet"),
 )
 
-# --- beyond the table: the last row's architecture and epochs, tuned on a held-out part of the training images ---------
+# --- beyond the table: the last row's architecture and epochs, tuned on a held-out part of the training images -------
 
 IMPROVED = replace(
     LEARNING_RATE_001,

@@ -113,6 +113,13 @@ class Run:
         with open(path, newline="") as f:
             return [{k: int(v) if k == "epoch" else float(v) for k, v in row.items()} for row in csv.DictReader(f)]
 
+    @property
+    def predictions(self):
+        """The predicted class of each validation image as an index, an unsigned NumPy array [n]."""
+        import numpy as np
+
+        return np.load(self.path / "predictions.npy")
+
     def write_history(self, rows: list[dict]) -> None:
         columns = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "seconds"]
         with whole_file(self.path / "history.csv") as tmp, open(tmp, "w", newline="") as f:

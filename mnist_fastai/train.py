@@ -102,7 +102,7 @@ class LeanLearner(Learner):
 
 
 def make_learner(recipe: Recipe, dls: DataLoaders) -> Learner:
-    """A fastai Learner with the recipe's architecture, its random weights by the recipe's seed, on the DataLoaders' device."""
+    """A fastai Learner for the recipe, its random weights by the recipe's seed, on the DataLoaders' device."""
     seed_everything(recipe.seed, 0)
     model = ARCHS[recipe.arch](len(dls.vocab))
     if recipe.init == "xavier":
@@ -247,7 +247,7 @@ def say(console: Console | None, text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-# --- the checkpoint: the state after a whole epoch, in one file, so that it is never half of one and half of another -----
+# --- the checkpoint: the state after a whole epoch, in one file, so that it is never half of one and half of another --
 
 
 def save_checkpoint(learner: Learner, kept: KeepRun) -> None:
@@ -363,7 +363,8 @@ def _fit(run: Run, learner: Learner, data: Data, console: Console | None) -> Run
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     say(
         console,
-        f"{recipe.name}: {parameters:,} parameters, {len(data.train):,} images, seed {recipe.seed}, {where}, {run.path}",
+        f"{recipe.name}: {parameters:,} parameters, {len(data.train):,} images, "
+        f"seed {recipe.seed}, {where}, {run.path}",
     )
     say(console, "\n".join([HEADER, *(LINE.format(**row) for row in kept.history)]))
     cbs = [kept]
