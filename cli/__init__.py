@@ -136,10 +136,10 @@ def train(
 @app.command()
 def reproduce(
     rows: Annotated[
-        str, typer.Option(metavar="NAMES", help="Rows, or table, improved, failed, readings; with commas between.")
-    ] = "table,improved,failed,readings",
+        str, typer.Option(metavar="NAMES", help="Recipes, or groups of them, with commas between.")
+    ] = "table,improved,starts,failed,readings",
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Runs a row.", show_default="5, and 3 for the ideas that failed")
+        int | None, typer.Option(min=1, help="Runs a row.", show_default="5, or 3 for failed and readings")
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Runs at once.", show_default="one a core")

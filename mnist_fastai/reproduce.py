@@ -14,12 +14,12 @@ from rich.table import Table
 
 from .data import Data, load_data
 from .errors import InputError, RunError
-from .recipes import FAILED, IMPROVED, PUBLISHED, READINGS, RECIPES, Recipe
+from .recipes import FAILED, IMPROVED, PUBLISHED, READINGS, RECIPES, STARTS, Recipe
 from .run import Run
 from .train import fit, resume
 
-GROUPS = {"table": tuple(PUBLISHED), "improved": (IMPROVED,), "failed": FAILED, "readings": READINGS}
-SEEDS = {"table": 5, "improved": 5, "failed": 3, "readings": 5}
+GROUPS = {"table": tuple(PUBLISHED), "improved": (IMPROVED,), "starts": STARTS, "failed": FAILED, "readings": READINGS}
+SEEDS = {"table": 5, "improved": 5, "starts": 5, "failed": 3, "readings": 3}
 SMOKE = 512  # images to train on, and as many to test, in the quick form
 
 
@@ -44,7 +44,7 @@ class Task:
 
 
 def select(rows: list[str]) -> list[Recipe]:
-    """The recipes that are named, singly or by group ("table", "improved", "failed", "readings"); all where none is."""
+    """The recipes that are named, singly or by group (a key of GROUPS); all where none is."""
     chosen = []
     for row in rows or GROUPS:
         if row not in GROUPS and row not in RECIPES:
@@ -61,7 +61,7 @@ def reproduce(
     recipes: list[Recipe],
     out: str | Path,
     *,
-    seeds: int | None = None,  # of each row, from 0; 5 by default, and 3 for the ideas that failed
+    seeds: int | None = None,  # of each row, from 0; as SEEDS says by default
     jobs: int | None = None,  # runs at once; one a core by default
     smoke: bool = False,  # few images and one epoch: does it work?
     console: Console | None = None,
@@ -112,9 +112,10 @@ def _terminal(console: Console | None) -> bool:
 
 
 def _work(i: int, recipe: Recipe, path: Path, threads: int, images: int | None, parent: int) -> tuple[int, str]:
-    """In a worker process: one run to its end. Returns which it was, and what went wrong."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(threads)
+    """One run to its end, in a worker process unless there is but one. Returns which it was, and what went wrong."""
+    if os.getpid() != parent:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        torch.set_num_threads(threads)
     data = load_data(recipe.data)
     if images:
         data = Data(data.train[:images], data.valid[:images], data.classes)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from . import plots
-from .recipes import FAILED, IMPROVED, LEARNING_RATE_001, PUBLISHED, READINGS, Recipe
+from .recipes import FAILED, IMPROVED, LEARNING_RATE_001, PUBLISHED, READINGS, STARTS, VANILLA, Recipe
 from .run import Run, whole_file, write_bytes
 
 CLOSE = 0.0015  # a row is met within 0.15 points of what was published, or above
@@ -142,13 +142,13 @@ def markdown(columns: list[Column], rows: list[Row], steps: list[Step | None]) -
     lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|" + " --- |" * len(columns)]
     for row, step in zip(rows, steps, strict=True):
         lines.append("| " + " | ".join(cell(row, step) for _, cell in columns) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) if rows else ""
 
 
 HOW = """\
 The accuracy is that of the last epoch on the 10,000 test images, which chose nothing: no epoch, no setting, no run.
 *SD* is the standard deviation from run to run, *95% interval* that of the mean (Student's t). *met*: within 0.15 points
-of what was published, or above. *step* is the change in points from {against}, over the seeds that both
+of what was published, or above. *step* is the change in points from the row above, over the seeds that both
 have; *p* is that of a paired t-test over those seeds, and a step with p above 0.05 is called noise. *McNemar* counts
 the seeds for which the exact test on the test images' predictions has p below 0.05.
 """
@@ -160,49 +160,40 @@ def write_results(out: str | Path, labels: np.ndarray, unmade: dict[str, str]) -
     `labels`: the true classes of the test images, int [n]. `unmade`: why a row has no run, by its recipe's name.
     """
     out = Path(out)
-    table, failed, readings, improved = (read_rows(out, r) for r in (PUBLISHED, FAILED, READINGS, [IMPROVED]))
-    last = next((row for row in table if row.recipe == LEARNING_RATE_001), None)
+    table = read_rows(out, PUBLISHED)
+    first, last = (next((row for row in table if row.recipe == r), None) for r in (VANILLA, LEARNING_RATE_001))
     steps = [None, *(compare(a, b, labels) for a, b in pairwise(table))]
-
-    def against_last(rows: list[Row]) -> list[Step | None]:
-        return [compare(last, row, labels) if last else None for row in rows]
-
-    everything = [
-        *zip(["table"] * len(table), table, steps, strict=True),
-        *(
-            (group, row, step)
-            for group, rows in (("improved", improved), ("failed", failed), ("readings", readings))
-            for row, step in zip(rows, against_last(rows), strict=True)
-        ),
-    ]
+    everything = [("table", row, step) for row, step in zip(table, steps, strict=True)]
+    sections = []
+    for group, recipes, against, title, about in (
+        ("improved", [IMPROVED], last, "Beyond it", "*step* is from the table's last row."),
+        ("starts", STARTS, first, "Other readings of where it starts", "*step* is from `vanilla`."),
+        ("failed", FAILED, last, "The ideas that failed", "Each on top of the table's last row; *step* is from it."),
+        ("readings", READINGS, last, "Other readings of the last row", "*step* is from the table's last row."),
+    ):
+        rows = read_rows(out, recipes)
+        steps_of = [compare(against, row, labels) if against else None for row in rows]
+        everything += [(group, row, step) for row, step in zip(rows, steps_of, strict=True)]
+        lacking = [f"- **{r.name}** was not run: {unmade[r.name]}." for r in recipes if r.name in unmade]
+        if rows or lacking:
+            sections += [f"## {title}", about, markdown(OTHERS, rows, steps_of), "\n".join(lacking)]
     parts = ["# Results", _made_by([row for _, row, _ in everything])]
     if table:
-        parts += ["## The published table", HOW.format(against="the row above"), markdown(TABLE, table, steps)]
+        parts += ["## The published table", HOW, markdown(TABLE, table, steps)]
         parts += ["![Accuracy by row](results.png)"]
-    if improved:
-        parts += [
-            "## Beyond it",
-            "*step* is from the table's last row.",
-            markdown(OTHERS, improved, against_last(improved)),
-        ]
-    if failed or unmade:
-        parts += ["## The ideas that failed", "Each on top of the table's last row; *step* is from it."]
-        parts += [markdown(OTHERS, failed, against_last(failed))] if failed else []
-        parts += ["\n".join(f"- **{name}** was not run: {why}." for name, why in unmade.items())] if unmade else []
-    if readings:
-        parts += ["## Other readings of the source", "*step* is from the table's last row."]
-        parts += [markdown(OTHERS, readings, against_last(readings))]
+    parts += sections
     if last:
         best = [max(epoch["accuracy"] for epoch in run.history) for run in last.runs.values() if run.history]
         parts += [
             f"The table's last row, had the test images chosen the best of its epochs for each run: "
             f"{_percent(np.mean(best))} (SD {_percent(stdev(best))}), against {_percent(last.mean)} at the last epoch."
         ]
-    write_bytes(out / "results.md", ("\n\n".join(part.strip() for part in parts) + "\n").encode())
+    write_bytes(out / "results.md", ("\n\n".join(part.strip() for part in parts if part) + "\n").encode())
     write_bytes(out / "results.csv", _csv(everything).encode())
     if table:
         with whole_file(out / "results.png") as tmp:
-            dots = [(r.recipe.name, list(r.accuracies.values()), r.published) for r in [*table, *improved]]
+            shown = [row for group, row, _ in everything if group in ("table", "improved")]
+            dots = [(row.recipe.name, list(row.accuracies.values()), row.published) for row in shown]
             plots.rows(dots, "Test accuracy at the last epoch").savefig(tmp, format="png", dpi=150)
 
 

@@ -65,6 +65,17 @@ def opt_func(recipe: Recipe):
     return partial(sgd, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=nesterov)
 
 
+def schedule(recipe: Recipe) -> ParamScheduler | None:
+    """The callback that changes the learning rate from batch to batch, where the recipe has it change.
+
+    One-cycle (Smith & Topin 2018) is that of fastai's `fit_one_cycle`, but for the momentum, which stays the recipe's.
+    """
+    if recipe.schedule == "constant":
+        return None
+    lr = recipe.learning_rate
+    return ParamScheduler({"lr": combined_cos(0.25, lr / 25, lr, lr / 1e5)})
+
+
 class CrossEntropyLoss(CrossEntropyLossFlat):
     """`CrossEntropyLossFlat` that leaves plain tensors plain.
 
@@ -367,10 +378,7 @@ def _fit(run: Run, learner: Learner, data: Data, console: Console | None) -> Run
         f"seed {recipe.seed}, {where}, {run.path}",
     )
     say(console, "\n".join([HEADER, *(LINE.format(**row) for row in kept.history)]))
-    cbs = [kept]
-    if recipe.schedule == "one-cycle":
-        # Smith & Topin 2018 as in fastai's fit_one_cycle, but for the momentum, which stays the recipe's
-        cbs.append(ParamScheduler({"lr": combined_cos(0.25, learner.lr / 25, learner.lr, learner.lr / 1e5)}))
+    cbs = [c for c in (kept, schedule(recipe)) if c]
     columns = TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=console, transient=True) if console and console.is_terminal else None
     if bar:

@@ -1,0 +1,90 @@
+"""Augmentations: what they do to an image, that each image has its own, and that validation images have none."""
+
+import pytest
+import torch
+from fastai.vision.core import TensorImageBW
+
+from mnist_fastai import dataloaders
+from mnist_fastai.augment import AUGMENT, RandomAffine
+from mnist_fastai.recipes import AUGMENTS
+
+
+@pytest.fixture
+def images(small):
+    torch.manual_seed(0)
+    return TensorImageBW(small.train.images[:64, None].float() / 255)
+
+
+def centre(images):
+    """Centre of mass of each image, (x, y) in pixels."""
+    mass, at = images.sum((1, 2, 3)), torch.arange(28.0)
+    return torch.stack([(images.sum((1, 2)) * at).sum(1) / mass, (images.sum((1, 3)) * at).sum(1) / mass], 1)
+
+
+def test_every_recipe_name_has_its_augmentation():
+    assert tuple(AUGMENT) == AUGMENTS
+
+
+def test_nothing_asked_for_changes_nothing(images):
+    assert torch.equal(RandomAffine()(images, split_idx=0), images)
+
+
+def test_a_certain_flip_mirrors_left_and_right_exactly(images):
+    assert torch.equal(RandomAffine(flip=1)(images, split_idx=0), images.flip(-1))
+
+
+def test_half_of_the_images_are_flipped_at_half_the_probability(small):
+    images = TensorImageBW(small.train.images[:, None].float())
+    torch.manual_seed(0)
+    kept = (AUGMENT["flip"](images, split_idx=0) == images).flatten(1).all(1)
+    assert 0.4 < kept.float().mean() < 0.6
+
+
+def test_translation_moves_the_digit_by_at_most_its_pixels_and_keeps_its_ink(images):
+    images = images[images[:, :, 3:-3, 3:-3].sum((1, 2, 3)) == images.sum((1, 2, 3))]  # those that nothing can leave
+    moved = torch.Tensor(RandomAffine(pixels=3)(images, split_idx=0))
+    shift = centre(moved) - centre(torch.Tensor(images))
+    assert shift.abs().max() < 3.05
+    assert shift.abs().max() > 2  # and uses what it may
+    assert shift.std(0).min() > 1  # each image and axis by an amount of its own
+    torch.testing.assert_close(moved.sum((1, 2, 3)), torch.Tensor(images).sum((1, 2, 3)), rtol=0.01, atol=0)
+
+
+def test_rotation_turns_about_the_centre_of_the_image():
+    bar = torch.zeros(200, 1, 28, 28)
+    bar[:, :, 13:15, 4:24] = 1  # a level bar through the centre
+    torch.manual_seed(0)
+    turned = torch.Tensor(AUGMENT["rotate-45"](TensorImageBW(bar), split_idx=0))[:, 0]
+    y, x = torch.meshgrid(torch.arange(28.0) - 13.5, torch.arange(28.0) - 13.5, indexing="ij")
+    sxx, syy, sxy = ((turned * m).sum((1, 2)) for m in (x * x, y * y, x * y))
+    degrees = torch.rad2deg(0.5 * torch.atan2(2 * sxy, sxx - syy))  # of the principal axis
+    assert degrees.abs().max() < 46
+    assert degrees.max() > 40
+    assert degrees.min() < -40
+    assert (centre(turned[:, None]) - 13.5).abs().max() < 0.05
+
+
+def test_scale_changes_the_ink_by_its_square(images):
+    ink = torch.Tensor(RandomAffine(scale=0.1)(images, split_idx=0)).sum((1, 2, 3)) / torch.Tensor(images).sum(
+        (1, 2, 3)
+    )
+    assert 0.78 < ink.min() < 0.9
+    assert 1.1 < ink.max() < 1.24
+
+
+def test_what_comes_in_at_the_border_is_background(images):
+    moved = torch.Tensor(AUGMENT["translate-7"](images, split_idx=0))
+    assert moved.min() == 0
+    assert moved.max() <= 1
+
+
+def test_training_images_are_augmented_anew_each_epoch_and_validation_images_never(small):
+    plain, moved = (dataloaders(small, 50, "half", augment) for augment in ("none", "affine"))
+    for (a, _), (b, _) in zip(plain.valid, moved.valid, strict=True):
+        assert torch.equal(a, b)
+    moved.train.shuffle = plain.train.shuffle = False
+    first, second, still = (next(iter(dls.train))[0] for dls in (moved, moved, plain))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, still)
+    assert first.min() >= -1  # moved before it is normalised
+    assert first.max() <= 1

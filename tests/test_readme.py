@@ -1,0 +1,66 @@
+"""The README's commands and scripts do what it says, the long ones cut short."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import python, write_idx_folder
+from PIL import Image
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+def commands() -> list[str]:
+    lines = [line.partition("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [c.strip() for line in lines for c in line.split("&&") if c.strip().startswith("mnist-fa")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
+    args = shlex.split(command)[1:]
+    work = tmp_path / "work"  # where `cli` is
+    if args[0] == "train":
+        args += ["--dry-run"] * ("--dry-run" not in args)
+        write_idx_folder(work / "my-digits", small)
+    elif args[0] == "export":
+        (work / "runs").mkdir()
+        (work / "runs" / "a").symlink_to(run.path)
+    elif args[0] == "reproduce":
+        args += ["--rows", "baseline,vanilla"]
+    code, out, err = cli(*args)
+    assert code == 0, err
+    assert out
+
+
+def test_the_scripts_of_the_readme_work(run, small, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # no display
+    predict, more = blocks("python")
+    Image.fromarray(small.valid.images[0].numpy()).save(tmp_path / "digit.png")
+    (tmp_path / "learner.pkl").write_bytes((run.path / "learner.pkl").read_bytes())
+    done = python("-c", predict, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\d \d\d\.\d%$", done.stdout, re.M)
+
+    few = more.replace("num_epochs=1", f"num_epochs=1, data={str(folder)!r}")
+    assert few != more
+    done = python("-c", few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_the_file_tree_of_the_readme_is_that_of_the_repository():
+    root = Path(__file__).parent.parent
+    (tree,) = blocks("text")
+    folder, named = root, set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = root if not line.startswith(" ") else root / "mnist_fastai"
+        assert (folder / name).exists(), name
+        named.add(name)
+    modules = {p.name for p in (root / "mnist_fastai").glob("*.py")} - {"__init__.py"}
+    assert modules <= named
