@@ -3,8 +3,10 @@
 import gzip
 import os
 import re
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 
 matplotlib.use("Agg")  # show_batch and show_results draw, and CI has no display
+# Beside another process that computes, two threads wait for each other ten times as long as one works.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-TRAIN, TEST = 600, 200  # images
+TRAIN, TEST = 600, 400  # images
 
 
 class Outcome(NamedTuple):
@@ -73,6 +77,17 @@ def assert_one_sentence(text: str) -> None:
     assert "\n" not in text
     assert "Traceback" not in text
     assert not re.search(r"[.!?]\s+\S", text), f"more than one sentence: {text}"
+
+
+@contextmanager
+def full_disk(limit: int):
+    """No file can grow beyond `limit` bytes: the write fails as it does on a full disk, for root as well."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +169,8 @@ def python(*args, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
 
 
 def start_cli(*args, cwd: Path) -> subprocess.Popen:
-    """Start `mnist-fa` as a process of its own, with Ctrl-C as a terminal would give it."""
-    command = [sys.executable, "-c", "from mnist_fastai.cli import main; main()", *map(str, args)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=os.environ, stdout=pipe, stderr=pipe, text=True)
+    """Start `mnist-fa` as a process of its own."""
+    # a process that was started in the background ignores Ctrl-C, and so would its children
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", code + "from mnist_fastai.cli import main; main()", *map(str, args)]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,204 @@
+"""The run directory: files are whole or not there, runs are found, and what is none is refused by name."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from conftest import assert_one_sentence, full_disk, tree, without_seconds
+
+from mnist_fastai import Recipe, Run, fit, resume
+from mnist_fastai.errors import InputError, RunError
+from mnist_fastai.run import whole_file, write_json
+
+
+def refused(error, call, *args, **kwargs) -> str:
+    with pytest.raises(error) as caught:
+        call(*args, **kwargs)
+    assert_one_sentence(str(caught.value))
+    return str(caught.value)
+
+
+# --- whole files --------------------------------------------------------------------------------------------------
+
+
+def test_whole_file_replaces_what_stood_there(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+    with whole_file(path) as partial:
+        partial.write_text("after")
+        assert path.read_text() == "before", "not yet"
+    assert tree(tmp_path) == {"file": b"after"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [{}, {"file": b"before"}])
+def test_whole_file_that_is_broken_off_leaves_what_stood_there(tmp_path, error, before):
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+
+    def write():
+        with whole_file(tmp_path / "file") as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert tree(tmp_path) == before
+
+
+def test_whole_file_on_a_full_disk_leaves_what_stood_there(tmp_path):
+    write_json(tmp_path / "file", "before")
+    before = tree(tmp_path)
+    with full_disk(1000):
+        error = refused(RunError, write_json, tmp_path / "file", "x" * 2000)
+    assert str(tmp_path / "file") in error
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "epochs"),
+    [
+        ("checkpoint.safetensors", 100_000, 2),
+        ("model.safetensors", 100_000, 0),
+        ("learner.pkl", 200_000, 0),
+    ],
+)
+def test_a_run_that_met_a_full_disk_says_so_and_can_be_resumed(recipe, tmp_path, name, limit, epochs):
+    recipe = replace(recipe, num_epochs=epochs)
+    whole = fit(recipe, tmp_path / "whole", device="cpu")
+    path = tmp_path / "run"
+    with full_disk(limit):
+        error = refused(RunError, fit, recipe, path, device="cpu")
+    assert str(path / name) in error
+    assert re.search(r"free|room|--resume", error), "the way out"
+    for file, content in tree(path).items():
+        assert len(content) == len((whole.path / file).read_bytes()), f"{file} is whole"
+    resumed = resume(path, device="cpu")
+    assert tree(path).keys() == tree(whole.path).keys()
+    assert (path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+
+
+def test_a_full_disk_at_the_start_leaves_nothing_in_the_way(recipe, tmp_path):
+    with full_disk(50):
+        assert "recipe.json" in refused(RunError, fit, recipe, tmp_path / "run", device="cpu")
+    assert tree(tmp_path) == {}
+
+
+def test_a_full_disk_keeps_the_epochs_before(interrupted, run):
+    before = tree(interrupted)
+    with full_disk(100_000):
+        error = refused(RunError, resume, interrupted, device="cpu")
+    assert "checkpoint.safetensors" in error
+    assert tree(interrupted) == before
+    resumed = resume(interrupted, device="cpu")
+    assert (interrupted / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
+    assert without_seconds(resumed.history) == without_seconds(run.history)
+
+
+# --- making and finding runs --------------------------------------------------------------------------------------
+
+
+def test_a_run_is_named_by_time_architecture_optimizer_and_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run.create(Recipe(arch="lenet", opt="adam", seed=7))
+    assert re.fullmatch(r"runs/\d{8}-\d{6}-lenet-adam-s7", str(run.path))
+    assert Run(run.path).recipe == run.recipe
+
+
+@pytest.mark.parametrize(
+    "occupy",
+    [
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("x"),
+        lambda path: path.symlink_to("nowhere"),
+    ],
+    ids=["folder", "file", "link"],
+)
+def test_a_run_is_not_made_where_something_stands(tmp_path, occupy):
+    occupy(tmp_path / "run")
+    before = tree(tmp_path)
+    error = refused(InputError, Run.create, Recipe(), tmp_path / "run")
+    assert str(tmp_path / "run") in error
+    assert "--out" in error
+    assert tree(tmp_path) == before
+
+
+def test_a_run_is_not_made_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+    error = refused(InputError, Run.create, Recipe(), tmp_path / "file" / "run")
+    assert str(tmp_path / "file" / "run") in error
+    assert "--out" in error
+    assert tree(tmp_path) == {"file": b"x"}
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
+def test_what_is_no_run_directory_is_refused_by_name(tmp_path, make):
+    make(tmp_path / "run")
+    assert str(tmp_path / "run") in refused(InputError, Run, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        json.dumps(Recipe().to_dict() | {"colour": "red"}).encode(),
+        json.dumps(Recipe().to_dict() | {"arch": "resnet"}).encode(),
+        json.dumps(Recipe().to_dict() | {"learning_rate": -1}).encode(),
+    ],
+    ids=["empty", "binary", "list", "no-field", "unknown-field", "unknown-arch", "bad-value"],
+)
+def test_a_recipe_file_that_is_none_is_refused_by_name(tmp_path, content):
+    (tmp_path / "recipe.json").write_bytes(content)
+    assert str(tmp_path) in refused(InputError, Run, tmp_path)
+
+
+def finish(path, when: str):
+    run = Run.create(Recipe(), path)
+    write_json(path / "metrics.json", {"finished": when})
+    return run
+
+
+def test_latest_is_the_run_that_was_finished_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = tmp_path / "runs"
+    finish(runs / "c", "2025-01-01T00:00:00.000+00:00")
+    finish(runs / "a", "2025-01-03T00:00:00.000+00:00")
+    finish(runs / "b", "2025-01-02T00:00:00.000+00:00")
+    Run.create(Recipe(), runs / "z-unfinished")
+    (runs / "no-run").mkdir()
+    (runs / "file").write_text("x")
+    assert Run.latest().path.name == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("recipe.json", "{}"), ("recipe.json", "half"), ("metrics.json", "{}"), ("metrics.json", "half")],
+)
+def test_latest_passes_over_a_run_that_it_cannot_read(tmp_path, monkeypatch, name, content):
+    monkeypatch.chdir(tmp_path)
+    finish(tmp_path / "runs" / "a", "2025-01-01T00:00:00.000+00:00")
+    finish(tmp_path / "runs" / "b", "2025-01-02T00:00:00.000+00:00")
+    (tmp_path / "runs" / "b" / name).write_text(content)
+    assert Run.latest().path.name == "a"
+
+
+@pytest.mark.parametrize("with_unfinished", [False, True])
+def test_no_finished_run_is_said_so(tmp_path, monkeypatch, with_unfinished):
+    monkeypatch.chdir(tmp_path)
+    if with_unfinished:
+        Run.create(Recipe())
+    error = refused(InputError, Run.latest)
+    assert str(tmp_path / "runs") in error
+    assert "mnist-fa train" in error
+
+
+def test_an_unfinished_run_has_no_metrics_and_says_how_to_go_on(tmp_path):
+    run = Run.create(Recipe(), tmp_path / "run")
+    assert run.history == []
+    with pytest.raises(InputError, match=re.escape(f"mnist-fa train --resume {run.path}")):
+        _ = run.metrics
