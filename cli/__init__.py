@@ -119,8 +119,11 @@ def train(
     from rich.console import Console
 
     from mnist_fastai import train
+    from mnist_fastai.run import check_new
 
     console = None if quiet else Console(stderr=as_json)
+    if dry_run and out:
+        check_new(out)
     if dry_run:
         metrics, path = train.dry_run(chosen, device=device, console=console), None
     else:

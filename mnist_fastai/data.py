@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import itertools
 import math
 import zlib
@@ -17,7 +18,6 @@ from fastai.data.transforms import IndexSplitter, ItemGetter, Normalize, get_ima
 from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILImageBW, TensorImageBW
 from fastai.vision.data import ImageBlock
-from fasttransform import Transform
 from PIL import Image
 from torch import Tensor
 
@@ -93,7 +93,8 @@ class Data:
             )
         except ValueError as e:
             raise InputError(
-                f"a valid fraction of {fraction} cannot be held out of {len(self.train)} images: {e}"
+                f"a valid fraction of {fraction} of {len(self.train)} images leaves a class without any on one side; "
+                "give another"
             ) from e
         kept, held = np.sort(kept), np.sort(held)
         return replace(self, train=self.train[kept], valid=self.train[held])
@@ -198,7 +199,10 @@ def _load_idx(folder: Path, digests: dict[str, str] | None = None) -> Data:
 
     names_file = folder / "classes.txt"
     if names_file.exists():
-        classes = tuple(line.strip() for line in names_file.read_text().splitlines() if line.strip())
+        try:
+            classes = tuple(line.strip() for line in names_file.read_text("utf-8").splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as e:
+            raise InputError(f"{names_file} cannot be read ({e}); write it as UTF-8, a class a line") from e
         if len(set(classes)) < len(classes) or len(classes) <= max(train_y.max(), test_y.max()):
             raise InputError(f"{names_file} must name each class once, {max(train_y.max(), test_y.max()) + 1} in all")
     else:
@@ -234,7 +238,10 @@ def _load_images(folder: Path) -> Data:
         return _split(np.array(images, np.uint8).reshape(-1, SIZE, SIZE), np.array(labels))
 
     nothing = Split(torch.empty(0, SIZE, SIZE, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
-    return Data(read(train), read(test) if test else nothing, classes)
+    data = Data(read(train), read(test) if test else nothing, classes)
+    if test and not len(data.valid):
+        raise InputError(f"{test} has no images; put some there, or remove it and use --valid-fraction 0.1")
+    return data
 
 
 def _split(images: np.ndarray, labels: np.ndarray) -> Split:
@@ -252,7 +259,7 @@ def _read_image(path: Path) -> np.ndarray:
 def to_grey28(image: Image.Image) -> Image.Image:
     """An 8-bit grey image of 28×28 pixels. Raises ValueError for pixels of no known range (16-bit, float)."""
     if image.mode[0] in "IF":
-        raise ValueError(f"its pixels are of mode {image.mode}, whose range is not known; give it as 8-bit")
+        raise ValueError(f"pixels of mode {image.mode} have no known range; give an 8-bit image")
     image = image.convert("L")
     return image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
@@ -260,13 +267,26 @@ def to_grey28(image: Image.Image) -> Image.Image:
 # --- tensors to DataLoaders ---------------------------------------------------------------------------------------
 
 
-class ToGrey28(Transform):
-    """Item transform: any 8-bit PIL image → grey, 28×28, so that `learn.predict` takes a photo as well."""
+class MNISTImage(PILImageBW):
+    """A `PILImageBW` that is made grey and 28×28, whatever it was, so that `learn.predict` takes a photo as well."""
 
-    order = 0  # before ToTensor
+    @classmethod
+    def create(cls, fn: Path | str | bytes | np.ndarray | Tensor | Image.Image, **_):
+        """From a path, a file's bytes, uint8 pixels [28, 28] or [h, w(, 3)], or a PIL image, which stays as it is.
 
-    def encodes(self, x: PILImageBW):
-        return PILImageBW(to_grey28(x))
+        Raises ValueError for pixels of no known range (16-bit, float).
+        """
+        if isinstance(fn, Image.Image):
+            return cls(to_grey28(fn))
+        if isinstance(fn, (np.ndarray, Tensor)):
+            pixels = np.asarray(fn).squeeze()
+            if pixels.dtype != np.uint8:
+                raise ValueError(
+                    f"pixels of type {pixels.dtype} have no known range; give 8-bit ones, uint8 from 0 to 255"
+                )
+            return cls(to_grey28(Image.fromarray(pixels)))
+        with Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn) as image:
+            return cls(to_grey28(image))
 
 
 class TensorDL(TfmdDL):
@@ -321,20 +341,22 @@ def dataloaders(
     stats = NORMALIZE[normalize]
     tfms = AUGMENT[augment], stats and Normalize.from_stats(*([s] for s in stats), cuda=False)
     block = DataBlock(
-        blocks=(ImageBlock(PILImageBW), CategoryBlock(vocab=list(data.classes), sort=False)),
+        blocks=(ImageBlock(MNISTImage), CategoryBlock(vocab=list(data.classes), sort=False)),
         get_items=Data.items,
         get_x=ItemGetter(0),
         get_y=ItemGetter(1),
         splitter=IndexSplitter(range(len(data.train), len(data.train) + len(data.valid))),
-        item_tfms=ToGrey28,
         batch_tfms=[t for t in tfms if t is not None],
     )
     dsets = block.datasets(data)
+    parts = dsets.train, dsets.valid
+    for tl in [tl for part in parts for tl in part.tls]:
+        tl.splits = []  # 70,000 indices that nothing needs any longer, and learner.pkl would keep
     device = torch.device(device)
     tensors = [(s.images[:, None].to(device), s.labels.to(device)) for s in (data.train, data.valid)]
     train = TensorDL(
-        dsets.train, tensors[0], bs=batch_size, shuffle=True, num_workers=0, device=device,
+        parts[0], tensors[0], bs=batch_size, shuffle=True, num_workers=0, device=device,
         after_item=block.item_tfms, after_batch=block.batch_tfms,
     )  # fmt: skip
-    valid = train.new(dsets.valid, cls=TensorDL, tensors=tensors[1], bs=EVAL_BATCH, shuffle=False)
+    valid = train.new(parts[1], cls=TensorDL, tensors=tensors[1], bs=EVAL_BATCH, shuffle=False)
     return DataLoaders(train, valid, path=Path("."), device=device)

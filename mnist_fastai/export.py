@@ -1,5 +1,6 @@
 """Models that leave the run: each is checked against the Learner, in a fresh process, before it is called done."""
 
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -8,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from fastai.learner import Learner
 
-from .errors import RunError
+from .errors import InputError, RunError
 from .evaluate import predict_logits
-from .run import Run, whole_file
+from .run import Run, whole_file, write_bytes
 from .train import load_run
 
 # What a user's script does, and no more: nothing of this package is imported but by the pickle itself.
@@ -31,9 +32,11 @@ def write_learner(learner: Learner, path: Path) -> None:
     """Write what `load_learner` reads. It is a pickle: to load one is to run code, so load only what you trust."""
     with whole_file(path) as tmp:
         try:
-            learner.export(tmp.resolve())
-        except RuntimeError as e:  # torch's zip writer, on a full disk
-            raise OSError(str(e).splitlines()[0]) from e
+            # fastai's default, cloudpickle, writes some of fastai's functions by value: as bytecode of this very
+            # Python, with paths of this machine
+            learner.export(tmp.resolve(), pickle_module=pickle)
+        except RuntimeError as e:  # of torch's zip writer, where the disk is full
+            raise OSError("the disk may be full") from e
 
 
 def export_learner(run: Run, out: str | Path | None = None) -> tuple[Path, float]:
@@ -45,19 +48,18 @@ def export_learner(run: Run, out: str | Path | None = None) -> tuple[Path, float
     """
     out = Path(out) if out is not None else run.path
     learner = load_run(run.path)
+    there = next(p for p in (out, *out.resolve().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot make the folder {out} ({there} is a file); choose another --out")
     logits, _ = predict_logits(learner)
     expected = logits.softmax(1).numpy()
     with tempfile.TemporaryDirectory() as folder:
         trial, images, answers = (Path(folder) / name for name in ("learner.pkl", "images.npy", "answers.npy"))
         write_learner(learner, trial)
-        np.save(images, learner.dls.valid.tensors[0][:, 0].numpy())
-        done = subprocess.run(
-            [sys.executable, "-c", _PREDICT, trial, images, answers],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with whole_file(images) as tmp, open(tmp, "wb") as f:
+            np.save(f, learner.dls.valid.tensors[0][:, 0].numpy())
+        command = [sys.executable, "-c", _PREDICT, trial, images, answers]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise RunError(f"the exported learner.pkl of {run.path} does not load ({last[0]}); nothing was written")
@@ -68,7 +70,6 @@ def export_learner(run: Run, out: str | Path | None = None) -> tuple[Path, float
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise RunError(f"cannot make the folder {out} ({e.strerror}); choose another --out") from e
-        with whole_file(out / "learner.pkl") as tmp:
-            tmp.write_bytes(trial.read_bytes())
+            raise InputError(f"cannot make the folder {out} ({e.strerror}); choose another --out") from e
+        write_bytes(out / "learner.pkl", trial.read_bytes())
     return out / "learner.pkl", float(np.abs(found - expected).max())

@@ -4,6 +4,9 @@ They take float images [batch, 1, 28, 28] and return logits [batch, classes]. Th
 their activation; the head is the last Linear.
 """
 
+import contextlib
+import sys
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,7 +90,8 @@ def alexnet(classes: int = 10, weights: str | None = "IMAGENET1K_V1") -> nn.Sequ
     import torchvision
 
     try:
-        net = torchvision.models.alexnet(weights=weights)
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub says there what it downloads
+            net = torchvision.models.alexnet(weights=weights)
     except OSError as e:
         raise InputError(
             f"the weights of the pretrained AlexNet could not be downloaded ({e}); put torchvision's file of them into "

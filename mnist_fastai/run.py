@@ -15,6 +15,7 @@ This module knows nothing of torch.
 import csv
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         os.replace(partial, path)
     except OSError as e:
-        raise RunError(f"cannot write {path} ({e.strerror or e}); what was there before is kept") from e
+        why = e.strerror or e
+        raise RunError(f"cannot write {path} ({why}); make room or take another place (what was there is kept)") from e
     finally:
         partial.unlink(missing_ok=True)
 
@@ -60,7 +62,10 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.recipe = Recipe.from_dict(_read_json(self.path, "recipe.json"))
+        try:
+            self.recipe = Recipe.from_dict(_read_json(self.path, "recipe.json"))
+        except InputError as e:
+            raise InputError(f"{self.path} cannot be used: {e}") from e
 
     def __repr__(self):
         return f"Run({str(self.path)!r})"
@@ -80,15 +85,26 @@ class Run:
             partial.rename(path)
         except OSError as e:
             raise InputError(f"cannot make the run directory {path} ({e.strerror}); choose another --out") from e
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return cls(path)
 
     @classmethod
     def latest(cls) -> "Run":
         """The run in ./runs that was finished last. Raises InputError where there is none."""
-        finished = [(run.metrics["finished"], str(run.path)) for run in _runs() if run.finished]
+        finished = {}
+        for path in RUNS.glob("*/metrics.json"):
+            try:
+                finished[path.parent] = cls(path.parent).metrics["finished"]
+            except (InputError, KeyError):
+                continue  # a run of another version, or damaged, is no candidate and no reason to stop
         if not finished:
             raise InputError(f"no finished run in {RUNS.resolve()}; train one with `mnist-fa train`, or name a run")
-        return cls(max(finished)[1])
+        return cls(max(finished, key=finished.get))
+
+    @property
+    def how_to_resume(self) -> str:
+        return f"mnist-fa train --resume {shlex.quote(str(self.path))}"
 
     @property
     def finished(self) -> bool:
@@ -96,7 +112,7 @@ class Run:
 
     def require_finished(self) -> None:
         if not self.finished:
-            raise InputError(f"{self.path} is not finished; go on with `mnist-fa train --resume {self.path}`")
+            raise InputError(f"{self.path} is not finished; go on with `{self.how_to_resume}`")
 
     @property
     def metrics(self) -> dict:
@@ -131,15 +147,7 @@ class Run:
 def check_new(path: str | Path) -> None:
     """Raise InputError where something stands at `path`."""
     if os.path.lexists(path):
-        raise InputError(f"{path} exists already; choose another --out, or go on with it by --resume {path}")
-
-
-def _runs() -> Iterator[Run]:
-    for path in sorted(RUNS.glob("*/recipe.json")):
-        try:
-            yield Run(path.parent)
-        except InputError:
-            continue  # a run of another version is no candidate, and no reason to stop
+        raise InputError(f"{path} exists already; choose another --out, or go on with a run by --resume")
 
 
 def _read_json(folder: Path, name: str) -> dict:

@@ -26,7 +26,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy, error_rate
 from fastai.optimizer import OptimWrapper
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -210,22 +210,22 @@ class KeepRun(Callback):
             "error_rate": (n - hits) / n,
             "seconds": round(time.perf_counter() - self.epoch_began, 3),
         }
-        self.history.append(row)
+        rows = [*self.history, row]
         try:
-            save_checkpoint(self.learn, self)
-            self.run_dir.write_history(self.history)
+            save_checkpoint(self.learn, self, rows)
+            self.history = rows  # what counts as done, should Ctrl-C come now
+            self.run_dir.write_history(rows)
         except RunError as e:
             self._stop(e)
         say(self.console, LINE.format(**row))
 
     def _check_loss(self, loss: float, where: str):
         if not math.isfinite(loss):
-            e, run = self.epoch + 1, self.run_dir
+            run, kind = self.run_dir, "NaN" if math.isnan(loss) else "infinite"
             self._stop(
                 RunError(
-                    f"the loss became {'NaN' if math.isnan(loss) else 'infinite'} in epoch {e} ({where}) with learning "
-                    f"rate {run.recipe.learning_rate:g}; try a smaller --learning-rate ({run.path} keeps "
-                    f"{'the ' + str(e - 1) + ' whole epochs before' if e > 1 else 'the recipe'})"
+                    f"the loss became {kind} in epoch {self.epoch + 1} ({where}) with learning rate "
+                    f"{run.recipe.learning_rate:g}; try a smaller --learning-rate ({run.path} keeps what was done)"
                 )
             )
 
@@ -261,12 +261,12 @@ def say(console: Console | None, text: str) -> None:
 # --- the checkpoint: the state after a whole epoch, in one file, so that it is never half of one and half of another --
 
 
-def save_checkpoint(learner: Learner, kept: KeepRun) -> None:
+def save_checkpoint(learner: Learner, kept: KeepRun, history: list[dict]) -> None:
     tensors = {f"model.{k}": v.contiguous() for k, v in learner.model.state_dict().items()}
     for name, p in learner.model.named_parameters():
         tensors |= {f"opt.{key}.{name}": v.contiguous() for key, v in learner.opt.opt.state[p].items()}
     about = {
-        "history": kept.history,
+        "history": history,
         "train_seconds": kept.train_seconds,
         "seconds": kept.seconds,
         "data_digest": kept.digest,
@@ -284,22 +284,22 @@ def load_checkpoint(learner: Learner, kept: KeepRun) -> None:
         with safetensors.safe_open(path, "pt") as f:
             about = json.loads(f.metadata()["about"])
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118  it is no dict
-    except (OSError, SafetensorError) as e:
-        raise InputError(f"{path} cannot be read ({e}); remove it to train the run from its start") from e
-    if about["data_digest"] != kept.digest:
-        raise InputError(
-            f"{kept.run_dir.recipe.data} is no longer the data that {kept.run_dir.path} began with; train anew"
-        )
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    learner.model.load_state_dict(weights)
-    learner.create_opt()
-    parameters = dict(learner.model.named_parameters())
-    for key in tensors.keys() - {f"model.{k}" for k in weights}:
-        _, what, name = key.split(".", 2)
-        p, v = parameters[name], tensors[key]
-        # in the parameter's own memory format, as the optimizer would have made it
-        learner.opt.opt.state[p][what] = torch.empty_like(p).copy_(v) if v.shape == p.shape else v.to(p.device)
-    kept.history, kept.train_seconds, kept.seconds_before = about["history"], about["train_seconds"], about["seconds"]
+        if about["data_digest"] != kept.digest:
+            where = kept.run_dir
+            raise InputError(f"{where.recipe.data} is no longer the data that {where.path} began with; train anew")
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        learner.model.load_state_dict(weights)
+        learner.create_opt()
+        parameters = dict(learner.model.named_parameters())
+        for key in tensors.keys() - {f"model.{k}" for k in weights}:
+            _, what, name = key.split(".", 2)
+            p, v = parameters[name], tensors[key]
+            # in the parameter's own memory format, as the optimizer would have made it
+            learner.opt.opt.state[p][what] = torch.empty_like(p).copy_(v) if v.shape == p.shape else v.to(p.device)
+        kept.history, kept.train_seconds = about["history"], about["train_seconds"]
+        kept.seconds_before = about["seconds"]
+    except (OSError, SafetensorError, RuntimeError, TypeError, KeyError) as e:  # unread, damaged, of another recipe
+        raise InputError(f"{path} is damaged or of another recipe; remove it to train the run from its start") from e
 
 
 # --- fit ----------------------------------------------------------------------------------------------------------
@@ -339,6 +339,7 @@ def resume(path: str | Path, *, device: str = "auto", console: Console | None = 
     """
     run = Run(path)
     if run.finished:
+        say(console, f"{run.path} is finished already, with {run.metrics['accuracy']:.2%}")
         return run
     data = data or load_data(run.recipe.data, run.recipe.valid_fraction)
     return _fit(run, _learner(run.recipe, data, find_device(device)), data, console)
@@ -346,6 +347,7 @@ def resume(path: str | Path, *, device: str = "auto", console: Console | None = 
 
 def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = None) -> dict:
     """Two batches through everything that `fit` does, in a temporary directory; the metrics that it ended with."""
+    say(console, "a dry run: two batches through everything, and nothing is kept")
     found = load_data(recipe.data, recipe.valid_fraction)
     data = replace(found, train=found.train[: 2 * recipe.batch_size], valid=found.valid[: 2 * EVAL_BATCH])
     short = replace(recipe, num_epochs=min(recipe.num_epochs, 1))
@@ -358,7 +360,11 @@ def load_run(path: str | Path, *, device: str = "cpu", data: Data | None = None)
     run = Run(path)
     run.require_finished()
     learner = _learner(run.recipe, data or load_data(run.recipe.data, run.recipe.valid_fraction), find_device(device))
-    learner.model.load_state_dict(safetensors.torch.load_file(run.path / "model.safetensors"))
+    weights = run.path / "model.safetensors"
+    try:
+        learner.model.load_state_dict(safetensors.torch.load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as e:
+        raise InputError(f"{weights} is missing, damaged or of another recipe; train the run anew") from e
     return learner
 
 
@@ -371,7 +377,9 @@ def _fit(run: Run, learner: Learner, data: Data, console: Console | None) -> Run
     kept = KeepRun(run, data.digest, console)
     load_checkpoint(learner, kept)
     parameters = sum(p.numel() for p in learner.model.parameters())
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cpu = f"cpu, {threads} thread{'s' * (threads > 1)}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     say(
         console,
         f"{recipe.name}: {parameters:,} parameters, {len(data.train):,} images, "
@@ -379,7 +387,7 @@ def _fit(run: Run, learner: Learner, data: Data, console: Console | None) -> Run
     )
     say(console, "\n".join([HEADER, *(LINE.format(**row) for row in kept.history)]))
     cbs = [c for c in (kept, schedule(recipe)) if c]
-    columns = TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = "epoch {task.fields[epoch]}", BarColumn(), TimeElapsedColumn(), "so far,", TimeRemainingColumn(), "left"
     bar = Progress(*columns, console=console, transient=True) if console and console.is_terminal else None
     if bar:
         cbs.append(ShowBar(bar))
@@ -391,8 +399,7 @@ def _fit(run: Run, learner: Learner, data: Data, console: Console | None) -> Run
         return _finish(run, learner, kept, data, console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped after {len(kept.history)} of {recipe.num_epochs} epochs; go on with "
-            f"`mnist-fa train --resume {run.path}`"
+            f"stopped after {len(kept.history)} of {recipe.num_epochs} epochs; go on with `{run.how_to_resume}`"
         ) from None
 
 
