@@ -447,7 +447,7 @@ def _finish(run: Run, learner: Learner, kept: KeepRun, data: Data, console: Cons
 
 
 def git_commit() -> str | None:
-    """The commit of this package's source, with "-dirty" where it has changed since; None outside its repository."""
+    """The commit of this package's source, with "-dirty" where the package has changed since; None elsewhere."""
     here = Path(__file__).parent
 
     def git(*args):
@@ -455,6 +455,6 @@ def git_commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # a virtual environment may lie in another repository
-        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
