@@ -19,6 +19,7 @@ from fastai.torch_core import TensorCategory
 from fastai.vision.core import PILImageBW, TensorImageBW
 from fastai.vision.data import ImageBlock
 from PIL import Image
+from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from .augment import AUGMENT
@@ -27,7 +28,7 @@ from .recipes import NORMALIZE
 
 SIZE = 28  # pixels, of a side of an image
 EMBEDDED = Path(__file__).parent / "datasets" / "mnist"
-EVAL_BATCH = 500  # images in a validation batch: on two cores no size from 250 to 2,000 is faster
+EVAL_BATCH = 500  # images in a validation batch
 PREPARED = 1024  # images that go through the batch transforms at once, see TensorDL
 
 MAX_BYTES = 2**30  # of an IDX file; the largest known, EMNIST by class, has 0.6 GiB
@@ -82,8 +83,6 @@ class Data:
 
         The same images each time, whatever the recipe's seed, so that runs can be compared image by image.
         """
-        from sklearn.model_selection import train_test_split
-
         try:
             kept, held = train_test_split(
                 np.arange(len(self.train)),

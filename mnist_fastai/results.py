@@ -53,7 +53,8 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        return float(np.mean([run.metrics["seconds"] for run in self.runs.values()]))
+        """The median of a run's; a run that was interrupted or had to share the machine says little."""
+        return float(np.median([run.metrics["seconds"] for run in self.runs.values()]))
 
 
 def stdev(values: list[float]) -> float:
@@ -148,9 +149,9 @@ def markdown(columns: list[Column], rows: list[Row], steps: list[Step | None]) -
 HOW = """\
 The accuracy is that of the last epoch on the 10,000 test images, which chose nothing: no epoch, no setting, no run.
 *SD* is the standard deviation from run to run, *95% interval* that of the mean (Student's t). *met*: within 0.15 points
-of what was published, or above. *step* is the change in points from the row above, over the seeds that both
-have; *p* is that of a paired t-test over those seeds, and a step with p above 0.05 is called noise. *McNemar* counts
-the seeds for which the exact test on the test images' predictions has p below 0.05.
+of what was published, or above. *step* is the change in points from the row above, over the seeds that both have; *p*
+is that of a paired t-test over those seeds, and a step with p above 0.05 is called noise. *McNemar* counts the seeds for
+which the exact test on the test images' predictions has p below 0.05. *s a run* is the median of its wall-clock seconds.
 """
 
 

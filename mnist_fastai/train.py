@@ -106,7 +106,7 @@ class LeanLearner(Learner):
         handlers = self._handlers.get(event_name)
         if handlers is None:
             handlers = self._handlers[event_name] = [
-                cb for cb in self.cbs.sorted("order") if event_name in dir(type(cb)) or event_name in vars(cb)
+                cb for cb in self.cbs.sorted("order") if hasattr(type(cb), event_name) or event_name in vars(cb)
             ]
         for cb in handlers:
             cb(event_name)
