@@ -58,10 +58,12 @@ class Recipe:
             if type(value) is not int or value < low or (high is not None and value > high):
                 limits = f"of {low} or more" if high is None else f"from {low} to {high}"
                 raise InputError(f"{field.replace('_', ' ')} {value} is no whole number {limits}")
-        if not (_is_number(self.valid_fraction) and 0 <= self.valid_fraction < 1):
-            raise InputError(
-                f"a valid fraction of {self.valid_fraction} is outside 0 to 1; give 0.1 to hold out a tenth"
-            )
+        for field in ("momentum", "weight_decay", "label_smoothing", "valid_fraction"):
+            value = getattr(self, field)
+            if not (_is_number(value) and 0 <= value < 1):
+                raise InputError(f"a {field.replace('_', ' ')} of {value} is not from 0 to below 1; give 0.1, say")
+        if not isinstance(self.data, str):
+            raise InputError(f"data {self.data!r} is neither mnist nor the path of a folder")
         if not self.name:
             object.__setattr__(self, "name", f"{self.arch}-{self.opt}")
 

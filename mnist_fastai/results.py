@@ -150,8 +150,8 @@ HOW = """\
 The accuracy is that of the last epoch on the 10,000 test images, which chose nothing: no epoch, no setting, no run.
 *SD* is the standard deviation from run to run, *95% interval* that of the mean (Student's t). *met*: within 0.15 points
 of what was published, or above. *step* is the change in points from the row above, over the seeds that both have; *p*
-is that of a paired t-test over those seeds, and a step with p above 0.05 is called noise. *McNemar* counts the seeds for
-which the exact test on the test images' predictions has p below 0.05. *s a run* is the median of its wall-clock seconds.
+is that of a paired t-test over those seeds, and a step with p above 0.05 is called noise. *McNemar* counts the seeds
+for which the exact test on the test images' predictions has p below 0.05. *s a run*: the median of wall-clock seconds.
 """
 
 

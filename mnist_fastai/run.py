@@ -62,10 +62,11 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        values = _read_json(self.path, "recipe.json")
         try:
-            self.recipe = Recipe.from_dict(_read_json(self.path, "recipe.json"))
+            self.recipe = Recipe.from_dict(values)
         except InputError as e:
-            raise InputError(f"{self.path} cannot be used: {e}") from e
+            raise InputError(f"{self.path / 'recipe.json'} cannot be used: {e}") from e
 
     def __repr__(self):
         return f"Run({str(self.path)!r})"
