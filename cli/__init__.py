@@ -175,24 +175,29 @@ def reproduce(
 @app.command()
 def export(
     run: Annotated[
-        Path | None, typer.Argument(help="Run directory.", show_default="the latest finished run in ./runs")
+        Path | None,
+        typer.Argument(help="Run directory.", show_default="the latest finished run in ./runs, else the shipped model"),
     ] = None,
     format: Annotated[
         Literal["learner"],
         typer.Option("--format", "-f", help="learner: learner.pkl, for fastai's load_learner."),
     ] = "learner",
-    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="the run directory")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="the run; here, for the shipped model")
+    ] = None,
 ):
     """Write a run's model in a form that others load, checked in a fresh process against the run."""
-    from mnist_fastai.run import Run
+    from mnist_fastai.run import Run, pretrained
 
     found = Run(run) if run else Run.latest()
     found.require_finished()
+    if out is None and found.path == pretrained():
+        out = Path()  # and not into the installed package
     _ignore_fastai_warning()
     from mnist_fastai.export import export_learner
 
     path, difference = export_learner(found, out)
-    print(f"{path}: every prediction equals the run's, probabilities to within {difference:.1g}")
+    print(f"{path}: every prediction equals that of {found.path}, probabilities to within {difference:.1g}")
 
 
 def _ignore_fastai_warning():

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Recipe": "recipes",
     "Run": "run",
+    "pretrained": "run",
     "load_data": "data",
     "dataloaders": "data",
     "make_learner": "train",

@@ -92,16 +92,14 @@ class Run:
 
     @classmethod
     def latest(cls) -> "Run":
-        """The run in ./runs that was finished last. Raises InputError where there is none."""
+        """The run in ./runs that was finished last; where there is none, the shipped one."""
         finished = {}
         for path in RUNS.glob("*/metrics.json"):
             try:
                 finished[path.parent] = cls(path.parent).metrics["finished"]
             except (InputError, KeyError):
                 continue  # a run of another version, or damaged, is no candidate and no reason to stop
-        if not finished:
-            raise InputError(f"no finished run in {RUNS.resolve()}; train one with `mnist-fa train`, or name a run")
-        return cls(max(finished, key=finished.get))
+        return cls(max(finished, key=finished.get) if finished else pretrained())
 
     @property
     def how_to_resume(self) -> str:
@@ -143,6 +141,13 @@ class Run:
             writer = csv.DictWriter(f, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
+
+def pretrained() -> Path:
+    """The run directory of the shipped model: `load_learner(pretrained() / "learner.pkl")`, from any folder."""
+    here = Path(__file__).parent
+    installed = here / "shipped"  # where a wheel puts models/; an editable install leaves it where it is
+    return (installed if installed.is_dir() else here.parent / "models") / "mnist_model"
 
 
 def check_new(path: str | Path) -> None:

@@ -391,14 +391,12 @@ def test_export_takes_the_latest_run_and_writes_to_the_folder_asked_for(cli, run
 @pytest.mark.parametrize(
     ("make", "args", "message"),
     [
-        (lambda: None, [], r"no finished run in .*runs.*mnist-fa train"),
-        (lambda: Run.create(Recipe(), "runs/a"), [], r"no finished run in .*runs.*mnist-fa train"),
         (lambda: Run.create(Recipe(), "runs/a"), ["runs/a"], r"runs/a is not finished.*--resume runs/a"),
         (lambda: None, ["nowhere"], r"nowhere is no run directory"),
         (lambda: Path("folder").mkdir(), ["folder"], r"folder is no run directory"),
         (lambda: Path("file").write_text("x"), ["file"], r"file is no run directory"),
     ],
-    ids=["no-runs", "none-finished", "unfinished", "missing", "no-run", "file"],
+    ids=["unfinished", "missing", "no-run", "file"],
 )
 def test_export_of_what_is_no_finished_run_is_refused(cli, make, args, message):
     make()

@@ -41,7 +41,6 @@ def test_the_scripts_of_the_readme_work(run, small, folder, tmp_path, monkeypatc
     monkeypatch.setenv("MPLBACKEND", "Agg")  # no display
     predict, more = blocks("python")
     Image.fromarray(small.valid.images[0].numpy()).save(tmp_path / "digit.png")
-    (tmp_path / "learner.pkl").write_bytes((run.path / "learner.pkl").read_bytes())
     done = python("-c", predict, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\d \d\d\.\d%$", done.stdout, re.M)
