@@ -1,5 +1,6 @@
 """Rows × seeds of run directories, resumable and in parallel: each made by the code that `mnist-fa train` uses."""
 
+import math
 import os
 import threading
 import time
@@ -32,10 +33,8 @@ class Task:
     error: str = ""
 
     @property
-    def epochs_done(self) -> int:
-        if not (self.path / "history.csv").exists():
-            return 0
-        return len((self.path / "history.csv").read_text().splitlines()) - 1
+    def epoch_seconds(self) -> list[float]:
+        return [row["seconds"] for row in Run(self.path).history] if self.path.exists() else []
 
     @property
     def metrics(self) -> dict | None:
@@ -62,7 +61,7 @@ def reproduce(
     out: str | Path,
     *,
     seeds: int | None = None,  # of each row, from 0; as SEEDS says by default
-    jobs: int | None = None,  # runs at once; one a core by default
+    jobs: int | None = None,  # runs at once; one a core by default, and one on CUDA
     smoke: bool = False,  # few images and one epoch: does it work?
     console: Console | None = None,
 ) -> list[Task]:
@@ -84,16 +83,15 @@ def reproduce(
         return tasks
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = min(jobs or cores, len(todo))
+    jobs = min(jobs or (1 if torch.cuda.is_available() else cores), len(todo))
     threads = max(1, cores // jobs)
-    if torch.cuda.is_available():
-        jobs = 1  # runs of small networks share one GPU badly
     work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
         joblib.delayed(_work)(i, t.recipe, t.path, threads, SMOKE if smoke else None, os.getpid())
         for i, t in enumerate(todo)
     )
     clock = _Clock(tasks, jobs)
-    live = Live(get_renderable=clock.table, console=console, refresh_per_second=1) if _terminal(console) else None
+    terminal = console is not None and console.is_terminal
+    live = Live(get_renderable=clock.table, console=console, refresh_per_second=1) if terminal else None
     try:
         if live:
             live.start()
@@ -105,10 +103,6 @@ def reproduce(
         if live:
             live.stop()
     return tasks
-
-
-def _terminal(console: Console | None) -> bool:
-    return console is not None and console.is_terminal
 
 
 def _work(i: int, recipe: Recipe, path: Path, threads: int, images: int | None, parent: int) -> tuple[int, str]:
@@ -143,19 +137,19 @@ class _Clock:
         self.tasks, self.jobs, self.began = tasks, jobs, time.monotonic()
 
     def left(self) -> float:
-        """Seconds, from the finished runs of the same row, else of the same architecture, else of all."""
-        done = [(t.recipe, t.metrics["seconds"]) for t in self.tasks if t.metrics and t.recipe.num_epochs]
-        if not done:
+        """Seconds, from the epochs so far of the same row, else of the same architecture, else of all."""
+        spent = [(t.recipe, t.epoch_seconds) for t in self.tasks]
+        if not any(seconds for _, seconds in spent):
             return float("nan")
 
-        def seconds(recipe: Recipe) -> float:
+        def epoch(recipe: Recipe) -> float:
             for alike in (lambda r: r.name == recipe.name, lambda r: r.arch == recipe.arch, lambda r: True):
-                known = [s / r.num_epochs for r, s in done if alike(r)]
+                known = [s for r, seconds in spent if alike(r) for s in seconds]
                 if known:
                     return sum(known) / len(known)
 
         todo = [t for t in self.tasks if not t.metrics and not t.error]
-        return sum(seconds(t.recipe) * (t.recipe.num_epochs - t.epochs_done) for t in todo) / self.jobs
+        return sum(epoch(t.recipe) * (t.recipe.num_epochs - len(t.epoch_seconds)) for t in todo) / self.jobs
 
     def line(self, task: Task) -> str:
         name = f"{task.recipe.name} s{task.recipe.seed}"
@@ -171,26 +165,22 @@ class _Clock:
             rows.setdefault(task.recipe.name, []).append(task)
         for name, tasks in rows.items():
             accuracies = [t.metrics["accuracy"] for t in tasks if t.metrics]
-            epochs = sum(t.epochs_done for t in tasks)
+            epochs = sum(len(t.epoch_seconds) for t in tasks)
             mean = f"{sum(accuracies) / len(accuracies):.2%}" if accuracies else ""
             error = next((t.error for t in tasks if t.error), "")
             table.add_row(
                 name,
                 f"{len(accuracies)}/{len(tasks)}",
                 f"{epochs}/{sum(t.recipe.num_epochs for t in tasks)}",
-                (error and "not run") or mean,
+                "not run" if error else mean,
             )
         return table
 
 
 def _duration(seconds: float) -> str:
-    if seconds != seconds:
+    if math.isnan(seconds):
         return "unknown time"
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes // 60} h {minutes % 60:02} min"
-        if minutes >= 60
-        else f"{minutes} min"
-        if minutes
-        else f"{seconds:.0f} s"
-    )
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
