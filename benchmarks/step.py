@@ -3,8 +3,7 @@
     python benchmarks/step.py --out step.md   # a minute on two idle cores
 
 Each contender is this package's own Learner but for one thing, timed over 300 steps after 50 that do not count, in
-turns
-(all of them, then all again, five times); the median is printed, and the difference from the whole package.
+turns (all of them, then all again, five times); the median is printed, and the difference from the whole package.
 """
 
 import argparse
