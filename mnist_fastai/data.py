@@ -292,7 +292,7 @@ class TensorDL(TfmdDL):
     """A `TfmdDL` whose batches are one index operation on tensors that live on the training device.
 
     The batch transforms see PREPARED images at once and their result is cut into batches: what fastai spends on a
-    call of the pipeline, 0.2 ms on a CPU, would be 8% of a LeNet step if each batch of 32 made one.
+    call of the pipeline, 0.2 ms on a CPU, would be 9% of a LeNet step if each batch made one (benchmarks/step.md).
     A new dataset (`new(dataset)`, as `dls.test_dl` does) gets a plain TfmdDL, with the same transforms.
     """
 

@@ -16,7 +16,8 @@ from .errors import InputError
 class WholeConv2d(nn.Conv2d):
     """A convolution whose kernel covers its whole input, computed as the Linear that it equals.
 
-    The parameters, their initialisation and the output [batch, out, 1, 1] are Conv2d's own.
+    The parameters, their initialisation and the output [batch, out, 1, 1] are Conv2d's own. It is worth 2% of a LeNet
+    step, which is within the spread of the measurement (benchmarks/step.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def schedule(recipe: Recipe) -> ParamScheduler | None:
 class CrossEntropyLoss(CrossEntropyLossFlat):
     """`CrossEntropyLossFlat` that leaves plain tensors plain.
 
-    fastai makes the logits a TensorBase, and each operation on the loss then goes through Python: 0.3 ms a step.
+    fastai makes the logits a TensorBase, and each operation on the loss then goes through Python: 0.1 ms of a LeNet
+    step, 0.4 ms of one of `deep` (benchmarks/step.md).
     """
 
     def _contiguous(self, x: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ class CrossEntropyLoss(CrossEntropyLossFlat):
 class LeanLearner(Learner):
     """A `Learner` that, within a batch, calls only the callbacks that handle the event.
 
-    fastai asks every callback at each of a batch's eight events, which costs 0.4 ms: a sixth of a LeNet step.
+    fastai asks every callback at each of a batch's eight events, which costs 0.3 ms: a tenth of a LeNet step
+    (benchmarks/step.md).
     """
 
     def add_cb(self, cb):
@@ -118,7 +120,7 @@ def make_learner(recipe: Recipe, dls: DataLoaders) -> Learner:
     model = ARCHS[recipe.arch](len(dls.vocab))
     if recipe.init == "xavier":
         model.apply(_init_xavier)
-    # channels_last: a step of `deep` takes 10% less time on a CPU
+    # without channels_last, a step of `deep` takes 17% longer on a CPU (benchmarks/step.md)
     model = model.to(dls.device, memory_format=torch.channels_last)
     return LeanLearner(
         dls,
