@@ -2,19 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import Tensor
 
 
 @torch.no_grad()
-def predict_logits(learner: Learner, dl: DataLoader | None = None) -> tuple[Tensor, Tensor]:
-    """Logits, float32 [n, classes], and labels, int64 [n], of a split in its own order, on the CPU.
-
-    `dl` is the Learner's validation split unless given.
-    """
+def predict_logits(learner: Learner) -> tuple[Tensor, Tensor]:
+    """Logits, float32 [n, classes], and labels, int64 [n], of the validation split in its order, on the CPU."""
     learner.model.eval()
-    batches = [(learner.model(xb.as_subclass(Tensor)), yb.as_subclass(Tensor)) for xb, yb in dl or learner.dls.valid]
+    batches = [(learner.model(xb.as_subclass(Tensor)), yb.as_subclass(Tensor)) for xb, yb in learner.dls.valid]
     logits, labels = zip(*batches, strict=True)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
