@@ -4,6 +4,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+# Ten colours for ten classes, told apart also by the colour-blind: Petroff, arXiv:2107.02270
+COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+
 
 def curves(history: list[dict], title: str) -> Figure:
     """Loss (nats) and accuracy (%) by epoch, side by side. `history` is a run's: a dict of numbers an epoch."""
