@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -179,14 +179,26 @@ def export(
         typer.Argument(help="Run directory.", show_default="the latest finished run in ./runs, else the shipped model"),
     ] = None,
     format: Annotated[
-        Literal["learner"],
-        typer.Option("--format", "-f", help="learner: learner.pkl, for fastai's load_learner."),
+        Literal["learner", "safetensors", "onnx", "torch-export", "all"],
+        typer.Option(
+            "--format",
+            "-f",
+            help="learner: learner.pkl, for fastai's load_learner. safetensors: the run itself, weights and JSON. "
+            "onnx: model.onnx, from images to probabilities. torch-export: the same as model.pt2. Or all four.",
+        ),
     ] = "learner",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to.", show_default="the run; here, for the shipped model")
     ] = None,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(help="Write model-int8.onnx as well, and compare; refused where 0.1 points would be lost."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON, and nothing else.")] = False,
 ):
     """Write a run's model in a form that others load, checked in a fresh process against the run."""
+    if quantize and format not in ("onnx", "all"):
+        raise InputError(f"--quantize makes an ONNX file, not one of --format {format}; add --format onnx")
     from mnist_fastai.run import Run, pretrained
 
     found = Run(run) if run else Run.latest()
@@ -194,10 +206,41 @@ def export(
     if out is None and found.path == pretrained():
         out = Path()  # and not into the installed package
     _ignore_fastai_warning()
-    from mnist_fastai.export import export_learner
+    from mnist_fastai import export
 
-    path, difference = export_learner(found, out)
-    print(f"{path}: every prediction equals that of {found.path}, probabilities to within {difference:.1g}")
+    export.find_folder(found, out)
+    answers = export.Answers(found)
+    written, failed = [], []
+    for name in export.FILES if format == "all" else [format]:
+        try:
+            one = export.export_model(found, name, out, answers)
+            written.append(asdict(one))
+            if not as_json:
+                print(_same(one, found.path))
+            if quantize and name == "onnx":
+                both = export.quantize(found, out, answers)
+                written.append({"format": "int8", **asdict(both[1]), "float": asdict(both[0])})
+                if not as_json:
+                    print(_side_by_side(both))
+        except RunError as e:
+            failed.append(e)
+    if as_json:
+        print(json.dumps(written, indent=2, default=str))
+    if failed:
+        raise RunError("; ".join(map(str, failed)))
+
+
+def _same(one, run: Path) -> str:
+    ties = ", ".join(f"image {t.image}: {t.run} or {t.exported}" for t in one.ties)
+    but = f" but for {len(one.ties)} tie{'s' * (len(one.ties) > 1)} ({ties})" if ties else ""
+    return f"{one.path}: every prediction equals that of {run}{but}, logits to within {one.max_logit_difference:.1g}"
+
+
+def _side_by_side(measured) -> str:
+    width = max(len(str(m.path)) for m in measured)
+    rows = [f"{'':{width}}      bytes  images/second  accuracy"]
+    rows += [f"{m.path!s:{width}}  {m.bytes:>9,}  {m.images_per_second:>13,}  {m.accuracy:>8.2%}" for m in measured]
+    return "\n".join(rows)
 
 
 def _ignore_fastai_warning():

@@ -21,7 +21,7 @@ _HOME = {
     "fit": "train",
     "resume": "train",
     "load_run": "train",
-    "export_learner": "export",
+    "export_model": "export",
 }
 __all__ = ["__version__", *_HOME]
 
