@@ -231,8 +231,9 @@ def export(
 
 
 def _same(one, run: Path) -> str:
-    ties = ", ".join(f"image {t.image}: {t.run} or {t.exported}" for t in one.ties)
-    but = f" but for {len(one.ties)} tie{'s' * (len(one.ties) > 1)} ({ties})" if ties else ""
+    shown = ", ".join(f"image {t.image}: {t.run} or {t.exported}" for t in one.ties[:5])
+    more = ", …" if len(one.ties) > 5 else ""
+    but = f" but for {len(one.ties)} tie{'s' * (len(one.ties) > 1)} ({shown}{more})" if shown else ""
     return f"{one.path}: every prediction equals that of {run}{but}, logits to within {one.max_logit_difference:.1g}"
 
 

@@ -1,5 +1,6 @@
 """Models that leave the run: each is checked against the Learner, in a fresh process, before it is called done."""
 
+import io
 import json
 import pickle
 import re
@@ -172,9 +173,10 @@ def _onnx(run: Run, answers: Answers, folder: Path) -> None:
 
 
 def _torch_export(run: Run, answers: Answers, folder: Path) -> None:
-    with whole_file(folder / "model.pt2") as tmp, open(tmp, "wb") as f:
-        about = metadata(run, answers, run.metrics)
-        torch.export.save(to_program(_image_model(run, answers)), f, extra_files=about)
+    content = io.BytesIO()  # on a full disk, torch's own zip writer would end the process
+    about = metadata(run, answers, run.metrics)
+    torch.export.save(to_program(_image_model(run, answers)), content, extra_files=about)
+    write_bytes(folder / "model.pt2", content.getvalue())
 
 
 def _image_model(run: Run, answers: Answers) -> ImageModel:

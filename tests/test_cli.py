@@ -14,12 +14,14 @@ import pytest
 import typer
 from conftest import TRAIN, assert_one_sentence, full_disk, python, start_cli, tree, without_seconds, write_idx_folder
 from mnist_fastai.cli import app
+from safetensors.numpy import load_file, save_file
 
 import mnist_fastai
-from mnist_fastai import Recipe, Run
+from mnist_fastai import Recipe, Run, load_run, make_learner
+from mnist_fastai.export import FILES, WRITERS, Answers, write_learner
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
-HEAVY = {"torch", "torchvision", "fastai", "numpy", "matplotlib", "sklearn", "scipy", "pandas", "PIL"}
+HEAVY = {"torch", "torchvision", "fastai", "numpy", "matplotlib", "sklearn", "scipy", "pandas", "PIL", "onnx"}
 SCRIPT = Path(sys.executable).with_name("mnist-fa")
 
 
@@ -413,3 +415,49 @@ def test_export_below_a_file_is_refused(cli, run):
     assert (code, out) == (2, "")
     assert re.search("file/there.*--out", sentence(err))
     assert tree(Path()) == {"file": b"x"}
+
+
+def test_export_of_all_formats_writes_the_others_where_one_fails(cli, run, monkeypatch):
+    # the weights of the first format are not those of the run
+    monkeypatch.setitem(
+        WRITERS, "learner", lambda run, answers, folder: write_learner(untrained, folder / "learner.pkl")
+    )
+    untrained = make_learner(run.recipe, load_run(run.path).dls)
+    code, out, err = cli("export", run.path, "--format", "all", "--out", "there")
+    assert code == 1
+    assert re.search(r"learner\.pkl of .* differs from the run on \d+ images", sentence(err))
+    files = {name for format, name in FILES.items() if format != "learner"}
+    assert [line.partition(": every prediction equals that of ")[0] for line in out.splitlines()] == [
+        str(Path("there", name)) for format, name in FILES.items() if format != "learner"
+    ]
+    assert set(tree(Path("there"))) == files | {"recipe.json", "metrics.json"}
+
+
+def test_export_reports_a_tie(cli, run, monkeypatch):
+    tied, other = (Run(shutil.copytree(run.path, name)) for name in ("tied", "other"))
+    for copy, larger in ((tied, 3), (other, 8)):
+        path = copy.path / "model.safetensors"
+        weights = load_file(path)
+        weights["1.weight"][8] = weights["1.weight"][3]
+        weights["1.bias"][[3, 8]] = 5
+        weights["1.bias"][larger] += 5e-6
+        save_file(weights, path)
+    theirs, write = Answers(other), WRITERS["onnx"]
+    monkeypatch.setitem(WRITERS, "onnx", lambda run, answers, folder: write(other, theirs, folder))
+    ours = Answers(tied).logits.argmax(1)
+    images = [i for i, label in enumerate(ours) if label == 3]
+    assert len(images) > 5
+    code, out, err = cli("export", "tied", "--format", "onnx")
+    assert (code, err) == (0, "")
+    shown = ", ".join(f"image {i}: 3 or 8" for i in images[:5])
+    assert f"that of tied but for {len(images)} ties ({shown}, …), logits to within" in out
+    found = json.loads(cli("export", "tied", "--format", "onnx", "--json").out)
+    assert [tie["image"] for tie in found[0]["ties"]] == images
+
+
+@pytest.mark.parametrize("format", [[], ["--format", "torch-export"]])
+def test_only_onnx_is_quantized(cli, run, format):
+    code, out, err = cli("export", run.path, *format, "--quantize", "int8", "--out", "there")
+    assert (code, out) == (2, "")
+    assert re.search("--quantize .*--format onnx", sentence(err))
+    assert tree(Path()) == {}
