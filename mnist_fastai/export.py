@@ -273,11 +273,14 @@ def find_folder(run: Run, out: str | Path | None) -> Path:
     there = next(p for p in (out, *out.resolve().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"cannot make the folder {out} ({there} is a file); choose another --out")
-    if (out / "recipe.json").exists() and out.resolve() != run.path.resolve():
-        for name in RUN_FILES:
-            if not (out / name).exists() or (out / name).read_bytes() != (run.path / name).read_bytes():
-                raise InputError(f"{out} holds another run than {run.path}; choose another --out")
+    is_run = (out / "recipe.json").exists()
+    if is_run and any(_content(out / name) != _content(run.path / name) for name in RUN_FILES):
+        raise InputError(f"{out} holds another run than {run.path}; choose another --out")
     return out
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def export_model(
@@ -304,9 +307,9 @@ def export_model(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what torch's exporters themselves have deprecated
                 WRITERS[format](run, answers, trial)
+        except RunError:
+            raise
         except RuntimeError as e:  # torch has no narrower one for a model that it cannot export
-            if isinstance(e, RunError):
-                raise
             raise RunError(f"{what} could not be made ({_first_sentence(str(e))}); it was not written") from e
         found = _predict(format, trial / FILES[format], answers, Path(folder), what)
         wrong, ties = compare(answers.logits, found, answers.classes)
@@ -324,9 +327,9 @@ def _put(trial: Path, out: Path) -> None:
     except OSError as e:
         raise InputError(f"cannot make the folder {out} ({e.strerror}); choose another --out") from e
     for file in sorted(trial.iterdir()):  # recipe.json, which makes a run of a folder, is the last
-        there, content = out / file.name, file.read_bytes()
-        if not (there.exists() and there.read_bytes() == content):
-            write_bytes(there, content)
+        content = file.read_bytes()
+        if content != _content(out / file.name):
+            write_bytes(out / file.name, content)
 
 
 # --- int8 ---------------------------------------------------------------------------------------------------------
