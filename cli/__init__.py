@@ -244,6 +244,59 @@ def _side_by_side(measured) -> str:
     return "\n".join(rows)
 
 
+@app.command()
+def tsne(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Run directory.", show_default="the latest finished run in ./runs, else the shipped model"),
+    ] = None,
+    layer: Annotated[str, typer.Option(help="Whose output is mapped; 0 is all but the last layer.")] = "0",
+    samples: Annotated[
+        str, typer.Option(metavar="N|all", help="Validation images, spread evenly over the classes.")
+    ] = "1000",
+    perplexity: Annotated[
+        float | None, typer.Option(help="Neighbours that count, roughly.", show_default="30, or less for few images")
+    ] = None,
+    iterations: Annotated[int, typer.Option(min=1, help="After 250 with early exaggeration.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, max=2**32 - 1, help="Of all that is random.")] = 0,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Draw the images in place of dots, where there is room.")
+    ] = False,
+    format: Annotated[Literal["png", "svg", "pdf"], typer.Option("--format", "-f", help="Of the pictures.")] = "png",
+    projector: Annotated[
+        bool, typer.Option("--projector", help="Also write files for TensorBoard's embedding projector.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="RUN/tsne; ./tsne for the shipped model")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: CUDA where there is one.")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the scores as JSON, and nothing else, on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+):
+    """Map test images by t-SNE: by their pixels, by the network with random weights, and by the trained one."""
+    if samples != "all" and not samples.isdecimal():
+        raise InputError(f"--samples takes a number of images, or all, and not {samples!r}")
+    from mnist_fastai.run import Run, pretrained
+
+    found = Run(run) if run else Run.latest()
+    if out is None:
+        out = Path("tsne") if found.path == pretrained() else found.path / "tsne"
+    _ignore_fastai_warning()
+    from rich.console import Console
+
+    from mnist_fastai.tsne import tsne
+
+    result = tsne(
+        found, out, layer=layer, samples=None if samples == "all" else int(samples), perplexity=perplexity,
+        iterations=iterations, seed=seed, format=format, thumbnails=thumbnails, projector=projector, device=device,
+        console=None if quiet else Console(stderr=as_json),
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(result, indent=2))
+
+
 def _ignore_fastai_warning():
     """fastai 2.8 uses torch.jit.script, which torch has deprecated: here, and in the processes that start from here."""
     import os

@@ -21,7 +21,7 @@ from . import __version__
 from .errors import InputError, RunError
 from .evaluate import metrics, predict_logits
 from .recipes import NORMALIZE
-from .run import Run, whole_file, write_bytes
+from .run import Run, check_folder, make_folder, whole_file, write_bytes
 from .train import load_run
 
 FILES = {  # what each format is known by
@@ -270,9 +270,7 @@ def compare(expected: np.ndarray, found: np.ndarray, classes: tuple[str, ...]) -
 def find_folder(run: Run, out: str | Path | None) -> Path:
     """The folder to write to, the run's own by default. Raises InputError where it cannot be, or is another run's."""
     out = Path(out) if out is not None else run.path
-    there = next(p for p in (out, *out.resolve().parents) if p.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot make the folder {out} ({there} is a file); choose another --out")
+    check_folder(out)
     is_run = (out / "recipe.json").exists()
     if is_run and any(_content(out / name) != _content(run.path / name) for name in RUN_FILES):
         raise InputError(f"{out} holds another run than {run.path}; choose another --out")
@@ -322,10 +320,7 @@ def export_model(
 
 
 def _put(trial: Path, out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"cannot make the folder {out} ({e.strerror}); choose another --out") from e
+    make_folder(out)
     for file in sorted(trial.iterdir()):  # recipe.json, which makes a run of a folder, is the last
         content = file.read_bytes()
         if content != _content(out / file.name):

@@ -1,11 +1,19 @@
 """Arrays in, matplotlib figures out; knows nothing of torch."""
 
+import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-# Ten colours for ten classes, told apart also by the colour-blind: Petroff, arXiv:2107.02270
-COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+# Ten colours that the colour-blind tell apart as well (Petroff 2021, arXiv:2107.02270), in an order that gives digits
+# that look alike, such as 3, 5 and 8, colours three times as far from each other as the published order
+COLORS = (
+    "#b9ac70", "#e76300", "#92dadd", "#a96b59", "#94a4a2", "#ffa90e", "#717581", "#832db6", "#3f90da", "#bd1f01",
+)  # fmt: skip
+MARKERS = "osDv^P"  # the second ten classes have the second marker
+SLOTS = 40  # thumbnails beside each other from one edge of a map to the other
 
 
 def curves(history: list[dict], title: str) -> Figure:
@@ -65,3 +73,93 @@ def rows(results: list[tuple[str, list[float], float | None]], title: str) -> Fi
     ]
     grid[-1].legend(handles=marks, loc="lower left")
     return figure
+
+
+def maps(
+    panels: dict[str, np.ndarray],  # title → positions, float [n, 2], of the same images
+    labels: np.ndarray,  # int [n], indices into the classes
+    classes: tuple[str, ...],
+    missed: np.ndarray,  # bool [n]: which to ring
+    title: str,
+    images: np.ndarray | None = None,  # uint8 [n, 28, 28]: drawn in place of dots where there is room
+) -> Figure:
+    """Images as dots in a plane, coloured by class, side by side for each panel, each class named at its centre."""
+    side = 5.2 if len(panels) > 1 else 7.5  # inches
+    figure = Figure(figsize=(side * len(panels), side + 1.3), layout="constrained")
+    figure.suptitle(title)
+    present = np.unique(labels)
+    size = float(np.clip(16000 / len(labels), 2, 30)) * (side / 7.5) ** 2  # points², of a dot
+    ring = 72 * side / SLOTS * 1.25 if images is not None else 2.4 * size**0.5  # points across
+    for axes, (name, positions) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.set_title(name, fontsize=11)
+        middle, half = (positions.min(0) + positions.max(0)) / 2, 0.53 * np.ptp(positions, axis=0).max()
+        (left, bottom), (right, top) = middle - half, middle + half
+        axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
+        dots = np.ones(len(labels), bool)
+        if images is not None:
+            canvas, drawn = _thumbnails((positions - (left, bottom)) / (2 * half), labels, images)
+            axes.imshow(canvas, extent=(left, right, bottom, top), zorder=2, interpolation="antialiased")
+            dots[drawn] = False
+        for c in present:
+            x, y = positions[(labels == c) & dots].T
+            axes.scatter(x, y, size, COLORS[c % 10], _marker(c), lw=0, alpha=0.85, zorder=1)
+        x, y = positions[missed].T
+        axes.scatter(x, y, ring**2, "none", edgecolors="black", lw=1.1, zorder=3)
+        centres = np.array([_centre(positions[labels == c]) for c in present])
+        for c, (x, y) in zip(present, _apart(centres, 0.08 * half), strict=True):
+            axes.text(
+                x, y, classes[c], ha="center", va="center", fontsize=15 if len(classes[c]) < 3 else 10,
+                fontweight="bold", path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4,
+            )  # fmt: skip
+    entries = [Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=classes[c]) for c in present]
+    entries.append(Line2D([], [], marker="o", ls="", mfc="none", mec="black", ms=9, label="misclassified"))
+    columns = len(entries) if len(panels) > 1 and len(entries) < 12 else 6
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, handletextpad=0.2)
+    return figure
+
+
+def _marker(c: int) -> str:
+    return MARKERS[c // 10 % len(MARKERS)]
+
+
+def _thumbnails(positions: np.ndarray, labels: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """A canvas, RGBA uint8, with the images at positions in [0, 1] in their class's colour, and which were drawn.
+
+    An image is left out where it would cover more than a fifth of the width of one that is there already.
+    """
+    size, side = images.shape[1], images.shape[1] * SLOTS
+    canvas, drawn = np.zeros((side, side, 4), np.uint8), []
+    corners = np.stack([(1 - positions[:, 1]) * side, positions[:, 0] * side], axis=1).round().astype(int) - size // 2
+    for i, corner in enumerate(corners):
+        if drawn and (np.abs(corners[drawn] - corner).max(1) < 0.8 * size).any():
+            continue
+        row, column = corner
+        there = canvas[row : row + size, column : column + size]
+        ink = images[i] > there[..., 3]
+        there[..., :3][ink] = (255 * np.array(to_rgb(COLORS[labels[i] % 10]))).astype(np.uint8)
+        there[..., 3][ink] = images[i][ink]
+        drawn.append(i)
+    return canvas, drawn
+
+
+def _centre(points: np.ndarray) -> np.ndarray:
+    """The middle of the densest quarter of points [n, 2]: the mean of a class in two parts may lie in another's."""
+    points = points[:: max(1, len(points) // 1000)]
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    nearest = np.argsort(distances, axis=1)[:, : max(1, len(points) // 4)]
+    densest = np.take_along_axis(distances, nearest, axis=1).mean(1).argmin()
+    return points[nearest[densest]].mean(0)
+
+
+def _apart(points: np.ndarray, distance: float) -> np.ndarray:
+    """Points [n, 2], pushed away from each other until none are nearer than `distance`."""
+    points = points.copy()
+    for _ in range(100):
+        away = points[:, None] - points
+        apart = np.linalg.norm(away, axis=2)
+        near = (apart < distance) & (apart > 0)
+        if not near.any():
+            break
+        step = np.divide(away, apart[..., None], where=near[..., None], out=np.zeros_like(away))
+        points += 0.55 * (step * (distance - apart)[..., None]).sum(1) / 2
+    return points

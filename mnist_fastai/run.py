@@ -156,6 +156,22 @@ def check_new(path: str | Path) -> None:
         raise InputError(f"{path} exists already; choose another --out, or go on with a run by --resume")
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise InputError where no folder can be made at `path`, since a file is in the way."""
+    path = Path(path)
+    there = next(p for p in (path, *path.resolve().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot make the folder {path} ({there} is a file); choose another --out")
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder, with those above it, unless it is there. Raises InputError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot make the folder {path} ({e.strerror}); choose another --out") from e
+
+
 def _read_json(folder: Path, name: str) -> dict:
     try:
         return json.loads((folder / name).read_text())
