@@ -252,8 +252,9 @@ def tsne(
     ] = None,
     layer: Annotated[str, typer.Option(help="Whose output is mapped; 0 is all but the last layer.")] = "0",
     samples: Annotated[
-        str, typer.Option(metavar="N|all", help="Validation images, spread evenly over the classes.")
-    ] = "1000",
+        str | None,
+        typer.Option(metavar="N|all", help="Images, evenly of each class.", show_default="1000, or all of fewer"),
+    ] = None,
     perplexity: Annotated[
         float | None, typer.Option(help="Neighbours that count, roughly.", show_default="30, or less for few images")
     ] = None,
@@ -276,7 +277,7 @@ def tsne(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ):
     """Map test images by t-SNE: by their pixels, by the network with random weights, and by the trained one."""
-    if samples != "all" and not samples.isdecimal():
+    if samples not in (None, "all") and not samples.isdecimal():
         raise InputError(f"--samples takes a number of images, or all, and not {samples!r}")
     from mnist_fastai.run import Run, pretrained
 
@@ -289,7 +290,7 @@ def tsne(
     from mnist_fastai.tsne import tsne
 
     result = tsne(
-        found, out, layer=layer, samples=None if samples == "all" else int(samples), perplexity=perplexity,
+        found, out, layer=layer, samples=samples if samples in (None, "all") else int(samples), perplexity=perplexity,
         iterations=iterations, seed=seed, format=format, thumbnails=thumbnails, projector=projector, device=device,
         console=None if quiet else Console(stderr=as_json),
     )  # fmt: skip

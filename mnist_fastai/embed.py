@@ -53,16 +53,12 @@ def embed(
         raise InputError(f"a map takes {FEWEST} points or more, and here are {n}; give more images")
     if not np.isfinite(features).all():
         bad = int((~np.isfinite(features)).any(1).sum())
-        raise InputError(
-            f"the features of {bad} of {n} images are NaN or infinite; look at the run's loss, or train anew"
-        )
+        raise InputError(f"the features of {bad} of {n} images are NaN or infinite; train the run anew")
     if (features == features[0]).all():
         raise InputError(f"the features of all {n} images are the same; take another layer, or train the run anew")
     highest = (n - 1) / 3  # t-SNE looks at three times as many neighbours
     if perplexity is not None and not 1 <= perplexity <= highest:
-        raise InputError(
-            f"a perplexity of {perplexity:g} is not possible with {n} images; give one from 1 to {highest:g}"
-        )
+        raise InputError(f"a perplexity of {perplexity:g} does not go with {n} images; give one from 1 to {highest:g}")
     perplexity = perplexity or min(PERPLEXITY, highest)
     tsne = TSNE(
         perplexity=perplexity, early_exaggeration_iter=EXAGGERATED, n_iter=iterations,
@@ -74,7 +70,13 @@ def embed(
 
 
 def transform(map: Map, features: np.ndarray, *, threads: int = 1) -> np.ndarray:
-    """Positions, float64 [m, 2], of new points in a map that stays as it is; each is placed by itself."""
+    """Positions, float64 [m, 2], of new points in a map that stays as it is; each is placed by itself.
+
+    Raises InputError where they have not as many features as the map's, or features that are not finite.
+    """
+    if features.shape[1] != map.features.shape[1] or not np.isfinite(features).all():
+        wanted = f"{map.features.shape[1]} features, all finite"
+        raise InputError(f"the map takes points of {wanted}, and not {features.shape[1]}; take those of the same layer")
     with threadpool_limits(1, "blas"):
         known, new = np.split(reduce(map.features, features), [len(map.features)])
         affinities = PerplexityBasedNN(known, map.perplexity, method="exact", n_jobs=threads)

@@ -1,5 +1,7 @@
 """Arrays in, matplotlib figures out; knows nothing of torch."""
 
+import math
+
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -13,7 +15,7 @@ COLORS = (
     "#b9ac70", "#e76300", "#92dadd", "#a96b59", "#94a4a2", "#ffa90e", "#717581", "#832db6", "#3f90da", "#bd1f01",
 )  # fmt: skip
 MARKERS = "osDv^P"  # the second ten classes have the second marker
-SLOTS = 40  # thumbnails beside each other from one edge of a map to the other
+SLOTS = 50  # thumbnails beside each other from one edge of a map to the other
 
 
 def curves(history: list[dict], title: str) -> Figure:
@@ -84,11 +86,11 @@ def maps(
     images: np.ndarray | None = None,  # uint8 [n, 28, 28]: drawn in place of dots where there is room
 ) -> Figure:
     """Images as dots in a plane, coloured by class, side by side for each panel, each class named at its centre."""
-    side = 5.2 if len(panels) > 1 else 7.5  # inches
-    figure = Figure(figsize=(side * len(panels), side + 1.3), layout="constrained")
+    side = (5.2 if len(panels) > 1 else 7) * (1 if images is None else 1.4)  # inches
+    figure = Figure(figsize=(side * len(panels), side + 1.1), layout="constrained")
     figure.suptitle(title)
     present = np.unique(labels)
-    size = float(np.clip(16000 / len(labels), 2, 30)) * (side / 7.5) ** 2  # points², of a dot
+    size = float(np.clip(16000 / len(labels), 2, 30)) * (0.5 if len(panels) > 1 else 1)  # points², of a dot
     ring = 72 * side / SLOTS * 1.25 if images is not None else 2.4 * size**0.5  # points across
     for axes, (name, positions) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(name, fontsize=11)
@@ -97,12 +99,13 @@ def maps(
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
         dots = np.ones(len(labels), bool)
         if images is not None:
-            canvas, drawn = _thumbnails((positions - (left, bottom)) / (2 * half), labels, images)
+            canvas, drawn = _thumbnails((positions - (left, bottom)) / (2 * half), labels, images, first=missed)
             axes.imshow(canvas, extent=(left, right, bottom, top), zorder=2, interpolation="antialiased")
             dots[drawn] = False
+        faint = {"s": size, "alpha": 0.85} if images is None else {"s": size / 4, "alpha": 0.5}  # beside thumbnails
         for c in present:
             x, y = positions[(labels == c) & dots].T
-            axes.scatter(x, y, size, COLORS[c % 10], _marker(c), lw=0, alpha=0.85, zorder=1)
+            axes.scatter(x, y, c=COLORS[c % 10], marker=_marker(c), lw=0, zorder=1, **faint)
         x, y = positions[missed].T
         axes.scatter(x, y, ring**2, "none", edgecolors="black", lw=1.1, zorder=3)
         centres = np.array([_centre(positions[labels == c]) for c in present])
@@ -113,7 +116,8 @@ def maps(
             )  # fmt: skip
     entries = [Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=classes[c]) for c in present]
     entries.append(Line2D([], [], marker="o", ls="", mfc="none", mec="black", ms=9, label="misclassified"))
-    columns = len(entries) if len(panels) > 1 and len(entries) < 12 else 6
+    rows = math.ceil(sum(len(e.get_label()) + 5 for e in entries) / (9 * side * len(panels)))  # 9 characters an inch
+    columns = math.ceil(len(entries) / rows)
     figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, handletextpad=0.2)
     return figure
 
@@ -122,15 +126,19 @@ def _marker(c: int) -> str:
     return MARKERS[c // 10 % len(MARKERS)]
 
 
-def _thumbnails(positions: np.ndarray, labels: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, list[int]]:
+def _thumbnails(
+    positions: np.ndarray, labels: np.ndarray, images: np.ndarray, first: np.ndarray
+) -> tuple[np.ndarray, list[int]]:
     """A canvas, RGBA uint8, with the images at positions in [0, 1] in their class's colour, and which were drawn.
 
-    An image is left out where it would cover more than a fifth of the width of one that is there already.
+    An image is left out where it would cover more than a fifth of the width of one that is there already; those that
+    are `first`, bool [n], have the first choice.
     """
     size, side = images.shape[1], images.shape[1] * SLOTS
     canvas, drawn = np.zeros((side, side, 4), np.uint8), []
     corners = np.stack([(1 - positions[:, 1]) * side, positions[:, 0] * side], axis=1).round().astype(int) - size // 2
-    for i, corner in enumerate(corners):
+    for i in np.argsort(~first, kind="stable"):
+        corner = corners[i]
         if drawn and (np.abs(corners[drawn] - corner).max(1) < 0.8 * size).any():
             continue
         row, column = corner
@@ -143,12 +151,13 @@ def _thumbnails(positions: np.ndarray, labels: np.ndarray, images: np.ndarray) -
 
 
 def _centre(points: np.ndarray) -> np.ndarray:
-    """The middle of the densest quarter of points [n, 2]: the mean of a class in two parts may lie in another's."""
+    """The middle of points [n, 2] around their densest half: the mean of a class in two parts may lie in another's."""
     points = points[:: max(1, len(points) // 1000)]
     distances = np.linalg.norm(points[:, None] - points, axis=2)
-    nearest = np.argsort(distances, axis=1)[:, : max(1, len(points) // 4)]
+    nearest = np.argsort(distances, axis=1)[:, : max(1, len(points) // 2)]
     densest = np.take_along_axis(distances, nearest, axis=1).mean(1).argmin()
-    return points[nearest[densest]].mean(0)
+    around = distances[densest] <= 2 * distances[densest][nearest[densest]].max()
+    return points[around].mean(0)
 
 
 def _apart(points: np.ndarray, distance: float) -> np.ndarray:

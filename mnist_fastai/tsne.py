@@ -3,11 +3,16 @@
 import csv
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
@@ -30,7 +35,7 @@ def tsne(
     out: str | Path,  # a folder; what an earlier call wrote there is replaced
     *,
     layer: str = BODY,
-    samples: int | None = SAMPLES,  # images, spread evenly over the classes; None: the whole validation split
+    samples: int | Literal["all"] | None = None,  # images, evenly of each class; 1,000, or all where there are fewer
     perplexity: float | None = None,  # 30, or as high as so few images allow
     iterations: int = ITERATIONS,
     seed: int = 0,  # of the choice of images and of the maps
@@ -50,7 +55,8 @@ def tsne(
     check_folder(out)
     where = find_device(device)
     data = load_data(run.recipe.data, run.recipe.valid_fraction)
-    index = choose(data.valid.labels.numpy(), samples, seed)
+    n = len(data.valid)
+    index = choose(data.valid.labels.numpy(), {None: min(SAMPLES, n), "all": n}.get(samples, samples), seed)
     valid = data.valid[index]
     learner = load_run(run.path, device=where.type, data=replace(data, valid=valid))
     start = make_learner(run.recipe, learner.dls)
@@ -64,7 +70,7 @@ def tsne(
     images, labels = valid.images.numpy(), valid.labels.numpy()
     say(
         console,
-        f"{run.path}: {len(index):,} of {len(data.valid):,} images, {features['trained'].shape[1]:,} features "
+        f"{run.path}: {len(index):,} of {n:,} images, {features['trained'].shape[1]:,} features "
         f"of layer {layer}, in {time.perf_counter() - began:.1f} s",
     )
 
@@ -72,7 +78,9 @@ def tsne(
     for name, values in features.items():
         since = time.perf_counter()
         try:
-            found[name] = embed(values, perplexity=perplexity, iterations=iterations, seed=seed)
+            # beside another process that computes, 1,000 images took ten times as long with two threads as with one
+            threads = torch.get_num_threads() if len(index) > 5000 else 1
+            found[name] = embed(values, perplexity=perplexity, iterations=iterations, seed=seed, threads=threads)
         except InputError as e:
             raise InputError(f"{name}: {e}") from e
         about[name] = scores(values, found[name].positions, labels, seed=seed)
@@ -96,9 +104,10 @@ def tsne(
         "prediction": [data.classes[i] for i in predictions],
         "probability": probabilities,
     }
-    write_pictures(
-        out, result, found, labels, data.classes, ~right, valid.images.numpy() if thumbnails else None, format
-    )
+    title = f"{run.recipe.name}, seed {run.recipe.seed}: {right.mean():.1%} of these {len(index):,} images right"
+    shown = {"labels": labels, "classes": data.classes, "missed": ~right, "images": images if thumbnails else None}
+    draw = partial(plots.maps, title=title, **shown)
+    write_pictures(out, found, about, draw, format)
     write_csv(out / "tsne.csv", table, found)
     arrays = {"index": index, "labels": labels, "predictions": predictions, "probabilities": probabilities, **features}
     arrays |= {f"{name}_positions": map.positions for name, map in found.items()}
@@ -111,14 +120,12 @@ def tsne(
     return result
 
 
-def choose(labels: np.ndarray, samples: int | None, seed: int) -> np.ndarray:
+def choose(labels: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Indices of so many images in their order, int [samples], as many of each class as its images allow.
 
     Raises InputError where there are fewer images.
     """
     n = len(labels)
-    if samples is None:
-        return np.arange(n)
     if not 1 <= samples <= n:
         raise InputError(f"{samples} images cannot be taken of the {n} in the validation split; give fewer, or all")
     order, turn = np.random.default_rng(seed).permutation(n), np.empty(n, int)
@@ -128,20 +135,17 @@ def choose(labels: np.ndarray, samples: int | None, seed: int) -> np.ndarray:
     return np.sort(np.argsort(turn, kind="stable")[:samples])
 
 
-def write_pictures(out, result, found: dict[str, Map], labels, classes, missed, images, format: str) -> None:
-    """One picture a map, and one of all three, in place of those that an earlier call left in another format."""
-    run, n = Path(result["run"]).name, result["samples"]
-    title = f"{run}: {result['accuracy']:.1%} of these {n:,} images right"
-    panels = {}
-    for name, map in found.items():
-        by_neighbors = result["maps"][name]["knn_map"]
-        panels[name] = f"{TITLES[name]}: {by_neighbors:.1%} by their neighbours", map.positions
+def write_pictures(out: Path, found: dict[str, Map], about: dict, draw: Callable[[dict], Figure], format: str) -> None:
+    """One picture a map and one of all, the same bytes each time, in place of an earlier call's of another format."""
+    panels = {
+        name: (f"{TITLES[name]} ({s['neighbors']}-NN accuracy {s['knn_map']:.1%})", found[name].positions)
+        for name, s in about.items()
+    }
     for stem, names in {"tsne": list(panels), **{f"tsne-{name}": [name] for name in panels}}.items():
-        for other in FORMATS:
-            (out / f"{stem}.{other}").unlink(missing_ok=True)
-        figure = plots.maps(dict(panels[name] for name in names), labels, classes, missed, title, images)
         with whole_file(out / f"{stem}.{format}") as tmp, matplotlib.rc_context({"svg.hashsalt": stem}):
-            figure.savefig(tmp, format=format, dpi=150, metadata=FORMATS[format])
+            draw(dict(panels[name] for name in names)).savefig(tmp, format=format, dpi=150, metadata=FORMATS[format])
+        for other in FORMATS.keys() - {format}:
+            (out / f"{stem}.{other}").unlink(missing_ok=True)
 
 
 def write_csv(path: Path, table: dict, found: dict[str, Map]) -> None:
