@@ -30,6 +30,11 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
     elif args[0] == "export" and "--quantize" not in args:  # 400 images are too few to lose none by 8 bits
         (work / "runs").mkdir()
         (work / "runs" / "a").symlink_to(run.path)
+    elif args[0] == "tsne":
+        (work / "runs").mkdir()
+        (work / "runs" / "a").symlink_to(run.path)
+        args += ["--iterations", "20", "--out", "tsne"]
+        args += ["--samples", "100"] * ("--samples" not in args)
     elif args[0] == "reproduce":
         args += ["--rows", "baseline,vanilla"]
     code, out, err = cli(*args)

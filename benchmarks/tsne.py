@@ -1,0 +1,108 @@
+"""scikit-learn's TSNE against openTSNE: seconds and neighbourhood quality at 1,000, 10,000 and 70,000 points.
+
+    python benchmarks/tsne.py --out tsne.md    # an hour or more on two idle cores, most of it for the 70,000
+    python benchmarks/tsne.py --sizes 1000     # a minute
+
+Each maps the same points, the raw pixels of MNIST images and the shipped model's features of them, after the same PCA
+to 50 dimensions, at perplexity 30 and its own defaults else: openTSNE as `embed` calls it (750 iterations, exact
+neighbours), scikit-learn's with 1,000 iterations. The seconds do not count the PCA.
+
+Quality: the accuracy of ten nearest neighbours in the map, leave-one-out over all points; trustworthiness and the
+silhouette over at most 5,000 of them, since they take memory by the square. Last, the seconds of `extract` beside
+those of the same forward pass without a hook.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+
+from mnist_fastai import load_data, load_run, make_learner, pretrained
+from mnist_fastai.data import Split, dataloaders
+from mnist_fastai.embed import PERPLEXITY, SCORED, embed, knn_accuracy, reduce, scores
+from mnist_fastai.evaluate import predict_logits
+from mnist_fastai.features import extract
+from mnist_fastai.recipes import LEARNING_RATE_001
+from mnist_fastai.train import git_commit
+
+CONTENDERS = {
+    "scikit-learn": lambda x: TSNE(perplexity=PERPLEXITY, n_jobs=os.cpu_count(), random_state=0).fit_transform(x),
+    "openTSNE": lambda x: embed(x, threads=os.cpu_count()).positions,
+    "openTSNE, 1 thread": lambda x: embed(x).positions,
+}
+REPEATS = 5  # of the forward pass, with and without a hook, in turns
+
+
+def timed(call: Callable):
+    began = time.perf_counter()
+    found = call()
+    return time.perf_counter() - began, found
+
+
+def points() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The pixels and the shipped model's features of all 70,000 images, float32 [n, d], shuffled, and their labels."""
+    data = load_data()
+    everything = Split(*(torch.cat([getattr(s, a) for s in (data.train, data.valid)]) for a in ("images", "labels")))
+    everything = everything[torch.from_numpy(np.random.default_rng(0).permutation(len(everything)))]
+    learner = load_run(pretrained(), data=replace(data, valid=everything))
+    pixels = everything.images.flatten(1).numpy().astype(np.float32) / 255
+    return {"raw": pixels, "trained": extract(learner, learner.dls.valid)}, everything.labels.numpy()
+
+
+def rows(sizes: list[int]):
+    features, labels = points()
+    for n in sizes:
+        for kind, values in features.items():
+            x, y = reduce(values[:n]), labels[:n]
+            for name, contender in CONTENDERS.items():
+                seconds, positions = timed(lambda contender=contender, x=x: contender(x))
+                some = scores(x[:SCORED], positions[:SCORED], y[:SCORED])
+                quality = knn_accuracy(positions, y), some["trustworthiness"], some["silhouette"]
+                row = f"| {n:,} | {kind} | {name} | {seconds:.1f} | " + " | ".join(f"{q:.4f}" for q in quality) + " |"
+                print(row, file=sys.stderr)
+                yield row
+
+
+def hook_line() -> str:
+    learner = make_learner(LEARNING_RATE_001, dataloaders(load_data()))
+    plain, hooked = [], []
+    for _ in range(1 + REPEATS):
+        plain.append(timed(lambda: predict_logits(learner))[0])
+        hooked.append(timed(lambda: extract(learner, learner.dls.valid))[0])
+    a, b = median(plain[1:]), median(hooked[1:])
+    return f"`deep` on 10,000 images, median of {REPEATS}: {a:.2f} s forward, {b:.2f} s with features, {b / a:.2f} ×."
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 70_000], help="points of a map")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    args = parser.parse_args()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("scikit-learn", "openTSNE", "torch"))
+    lines = [
+        f"{platform.machine()}, {os.cpu_count()} cores, {versions}, commit {git_commit()}.",
+        "",
+        "| points | features | by | seconds | 10-NN accuracy in the map | trustworthiness | silhouette |",
+        "|--:|---|---|--:|--:|--:|--:|",
+        *rows(args.sizes),
+        "",
+        hook_line(),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
