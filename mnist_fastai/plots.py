@@ -91,7 +91,7 @@ def maps(
     figure.suptitle(title)
     present = np.unique(labels)
     size = float(np.clip(16000 / len(labels), 2, 30)) * (0.5 if len(panels) > 1 else 1)  # points², of a dot
-    ring = 72 * side / SLOTS * 1.25 if images is not None else 2.4 * size**0.5  # points across
+    ring = 72 * side / SLOTS * 1.25 if images is not None else max(7, 2.4 * size**0.5)  # points across
     for axes, (name, positions) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         axes.set_title(name, fontsize=11)
         middle, half = (positions.min(0) + positions.max(0)) / 2, 0.53 * np.ptp(positions, axis=0).max()
@@ -108,11 +108,15 @@ def maps(
             axes.scatter(x, y, c=COLORS[c % 10], marker=_marker(c), lw=0, zorder=1, **faint)
         x, y = positions[missed].T
         axes.scatter(x, y, ring**2, "none", edgecolors="black", lw=1.1, zorder=3)
+        fonts = np.array([15 if len(classes[c]) < 3 else 10 for c in present])  # points
+        point = 2 * half / (72 * side)  # in the map's own units
+        boxes = np.stack([[0.7 * len(classes[c]) for c in present], np.full(len(present), 1.1)], axis=1)
         centres = np.array([_centre(positions[labels == c]) for c in present])
-        for c, (x, y) in zip(present, _apart(centres, 0.08 * half), strict=True):
+        centres = _apart(centres, boxes * fonts[:, None] * point)
+        for c, (x, y), font in zip(present, centres, fonts, strict=True):
             axes.text(
-                x, y, classes[c], ha="center", va="center", fontsize=15 if len(classes[c]) < 3 else 10,
-                fontweight="bold", path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4,
+                x, y, classes[c], ha="center", va="center", fontsize=font, fontweight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4,
             )  # fmt: skip
     entries = [Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=classes[c]) for c in present]
     entries.append(Line2D([], [], marker="o", ls="", mfc="none", mec="black", ms=9, label="misclassified"))
@@ -160,15 +164,16 @@ def _centre(points: np.ndarray) -> np.ndarray:
     return points[around].mean(0)
 
 
-def _apart(points: np.ndarray, distance: float) -> np.ndarray:
-    """Points [n, 2], pushed away from each other until none are nearer than `distance`."""
-    points = points.copy()
+def _apart(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """The middles [n, 2] of boxes of some width and height [n, 2], moved up and down until none covers another."""
+    points, order = points.copy(), np.arange(len(points))
+    wanted = (boxes[:, None] + boxes) / 2
     for _ in range(100):
         away = points[:, None] - points
-        apart = np.linalg.norm(away, axis=2)
-        near = (apart < distance) & (apart > 0)
-        if not near.any():
+        upwards = np.where(away[..., 1] == 0, np.sign(order[:, None] - order), np.sign(away[..., 1]))
+        missing = (wanted - np.abs(away)) * (order[:, None] != order)[..., None]
+        covered = (missing > 0).all(2)
+        if not covered.any():
             break
-        step = np.divide(away, apart[..., None], where=near[..., None], out=np.zeros_like(away))
-        points += 0.55 * (step * (distance - apart)[..., None]).sum(1) / 2
+        points[:, 1] += 0.55 * (upwards * missing[..., 1] * covered).sum(1)
     return points

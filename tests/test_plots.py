@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mnist_fastai import plots
@@ -12,7 +13,7 @@ def draw(n: int = 60, classes: int = 3, panels: int = 1, **kwargs) -> Figure:
     positions = np.random.default_rng(0).normal(size=(n, 2)) + 20 * labels[:, None]
     names = tuple(f"class {c}" for c in range(classes))
     figure = plots.maps({f"map {i}": positions for i in range(panels)}, labels, names, labels == 99, "title", **kwargs)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     return figure
 
 
@@ -39,7 +40,7 @@ def test_a_name_stands_where_its_class_is_and_not_between_its_parts():
 def test_names_of_classes_at_the_same_place_do_not_cover_each_other():
     positions = np.random.default_rng(0).normal(size=(200, 2))
     figure = plots.maps({"map": positions}, np.arange(200) % 4, tuple("abcd"), np.zeros(200, bool), "title")
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     boxes = [t.get_window_extent() for t in figure.axes[0].texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
@@ -75,3 +76,12 @@ def test_thumbnails_stand_at_their_places_where_there_is_room():
     for wanted in positions[[5, 58, 59]]:
         assert np.abs(drawn - wanted).max(1).min() < (right - left) / side * 1.5
     assert sum(len(c.get_offsets()) for c in axes.collections[:-1]) == 57, "dots for the others"
+
+
+def test_long_names_beside_each_other_do_not_cover_each_other():
+    positions = np.random.default_rng(0).normal(size=(200, 2))
+    positions[:, 0] += np.arange(200) % 4  # a step is less than a name is wide
+    figure = plots.maps({"map": positions}, np.arange(200) % 4, ("Ankle boot",) * 4, np.zeros(200, bool), "title")
+    FigureCanvasAgg(figure).draw()
+    boxes = [t.get_window_extent() for t in figure.axes[0].texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
