@@ -155,13 +155,12 @@ def _thumbnails(
 
 
 def _centre(points: np.ndarray) -> np.ndarray:
-    """The middle of points [n, 2] around their densest half: the mean of a class in two parts may lie in another's."""
+    """The mean of the densest quarter of points [n, 2]: that of a class in two parts may lie in another's."""
     points = points[:: max(1, len(points) // 1000)]
     distances = np.linalg.norm(points[:, None] - points, axis=2)
-    nearest = np.argsort(distances, axis=1)[:, : max(1, len(points) // 2)]
+    nearest = np.argsort(distances, axis=1)[:, : max(1, len(points) // 4)]
     densest = np.take_along_axis(distances, nearest, axis=1).mean(1).argmin()
-    around = distances[densest] <= 2 * distances[densest][nearest[densest]].max()
-    return points[around].mean(0)
+    return points[nearest[densest]].mean(0)
 
 
 def _apart(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:

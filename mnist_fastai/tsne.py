@@ -22,6 +22,7 @@ from .embed import EXAGGERATED, ITERATIONS, Map, embed, scores
 from .errors import InputError
 from .evaluate import predict_logits
 from .features import BODY, extract
+from .page import write_page
 from .run import Run, check_folder, make_folder, whole_file, write_bytes, write_json
 from .train import find_device, load_run, make_learner, say
 
@@ -45,7 +46,7 @@ def tsne(
     device: str = "auto",
     console: Console | None = None,
 ) -> dict:
-    """Write three maps as pictures, tsne.csv, features.npz and tsne.json, whose content is returned.
+    """Write three maps as pictures, tsne.html, tsne.csv, features.npz and tsne.json, whose content is returned.
 
     Raises InputError, before anything is written, where the run is not finished, the layer not known, the images too
     many or too few, or the features such that there is nothing to map.
@@ -108,6 +109,8 @@ def tsne(
     shown = {"labels": labels, "classes": data.classes, "missed": ~right, "images": images if thumbnails else None}
     draw = partial(plots.maps, title=title, **shown)
     write_pictures(out, found, about, draw, format)
+    maps = {TITLES[name]: map.positions for name, map in found.items()}
+    write_page(out / "tsne.html", maps, images, labels, predictions, probabilities, data.classes, f"t-SNE: {title}")
     write_csv(out / "tsne.csv", table, found)
     arrays = {"index": index, "labels": labels, "predictions": predictions, "probabilities": probabilities, **features}
     arrays |= {f"{name}_positions": map.positions for name, map in found.items()}

@@ -76,6 +76,18 @@ def test_the_table_has_a_row_an_image(out, arrays, small):
         np.testing.assert_allclose(positions, arrays[f"{name}_positions"], rtol=1e-4)
 
 
+def test_the_page_has_the_same_images(out, arrays, small):
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', (out / "tsne.html").read_text())
+    page = json.loads(data[1])
+    assert page["labels"] == arrays["labels"].tolist()
+    assert page["predictions"] == arrays["predictions"].tolist()
+    assert page["classes"] == list(small.classes)
+    for shown, name in zip(page["maps"], NAMES, strict=True):
+        low, high = np.min(shown["points"], 0), np.max(shown["points"], 0)
+        at = arrays[f"{name}_positions"]
+        np.testing.assert_allclose((high - low) / max(high - low), np.ptp(at, 0) / np.ptp(at, 0).max(), atol=1e-4)
+
+
 def test_a_map_is_made_again_from_the_arrays_and_takes_new_points(arrays):
     map = Map(arrays["trained"], arrays["trained_positions"], float(arrays["perplexity"]))
     assert transform(map, arrays["untrained"][:3]).shape == (3, 2)
