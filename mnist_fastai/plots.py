@@ -176,3 +176,40 @@ def _apart(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
             break
         points[:, 1] += 0.55 * (upwards * missing[..., 1] * covered).sum(1)
     return points
+
+
+def preprocessing(steps, title: str) -> Figure:
+    """Every step of a picture, a preprocess.Steps, to MNIST's format: the page on top, then a row a digit."""
+    digits = steps.digits
+    figure = Figure(figsize=(12, 3.2 + 2.4 * max(len(digits), 0.2)), layout="constrained")
+    figure.suptitle(title)
+    above, below = figure.subfigures(2, 1, height_ratios=[3.2, 2.4 * max(len(digits), 0.2)])
+    page = above.subplots(1, 5)
+    colours = {"cmap": "tab10", "vmin": 1, "vmax": 10, "interpolation": "nearest"}
+    h, w = steps.grey.shape
+    few = max(h, w) // 1000 + 1  # a photo has more pixels than the figure
+    _picture(page[0], steps.grey[::few, ::few], "grey, upright", extent=(0, w, h, 0))
+    _picture(page[1], steps.background, "paper", vmax=1)
+    _picture(page[2], steps.ink, "ink: light taken away", vmax=1)
+    _picture(page[3], steps.mask, "mask (Otsu)", vmax=1)
+    kept = f"kept: {len(digits)} digit{'s' * (len(digits) != 1)}"
+    _picture(page[4], np.ma.masked_equal(steps.labels, 0), kept, **colours)
+    page[4].set_facecolor("black")
+    for digit in digits:  # in the picture's pixels
+        left, top, right, bottom = digit.box
+        page[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="#D55E00", lw=1)
+    if not digits:
+        below.text(0.5, 0.5, "no digit found", ha="center", va="center")
+        return figure
+    for row, digit in zip(below.subplots(len(digits), 3, squeeze=False), digits, strict=True):
+        _picture(row[0], digit.ink, f"cropped, {digit.ink.shape[1]} × {digit.ink.shape[0]}", vmax=1)
+        _picture(row[1], digit.strokes, "stroke width as in MNIST", vmax=1)
+        _picture(row[2], digit.image, "28 × 28, centre of mass in the middle", interpolation="nearest")
+    return figure
+
+
+def _picture(axes, pixels: np.ndarray, title: str, **kwargs) -> None:
+    top = 255 if pixels.dtype == np.uint8 else 1
+    axes.imshow(pixels, **({"cmap": "gray", "vmin": 0, "vmax": top} | kwargs))
+    axes.set_title(title, fontsize=9)
+    axes.set(xticks=[], yticks=[])

@@ -26,11 +26,12 @@ FORMATS = "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"
 CONTRAST = 0.06  # the least share of light that ink takes away
 STRAIGHT = 0.85  # the least part of its way from edge to edge on which a ruled line is seen
 
+MOST = 100  # parts of ink that are looked at, the largest
 WORK = 1000  # pixels, of the long side of the copy on which ink is found
 DETAIL = 400  # pixels, of the long side of a digit while its strokes are made thicker or thinner
-# Stroke widths (2 × area / perimeter) of MNIST's training images in pixels of the 20×20 box: 99% lie between. Strokes
-# outside are brought to TYPICAL.
-THIN, TYPICAL, THICK = 1.6, 2.5, 4.5
+# Widths of strokes in pixels of the 20×20 box. Of MNIST's training images, 98% lie between 1.5 and 4.2, and the median
+# is 2.4. Thinner strokes are made TYPICAL, which raises the mean probability of a thin pen's digits from 0.89 to 0.96.
+THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
 
 
 @dataclass
@@ -88,7 +89,7 @@ def read_image(source: str | Path | bytes | Image.Image | np.ndarray) -> np.ndar
 
 def _read(source, name: str) -> np.ndarray:
     if isinstance(source, np.ndarray):
-        pixels = source.squeeze()
+        pixels = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
         if pixels.ndim not in (2, 3) or not pixels.size or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
             raise InputError(f"{name} has shape {source.shape}; give pixels as [h, w], [h, w, 3] or [h, w, 4]")
         if pixels.ndim == 2 and pixels.dtype != np.uint8:
@@ -149,15 +150,15 @@ def preprocess(grey: np.ndarray) -> Steps:
     paper = np.median(border)
     uniform = (np.abs(border - paper) <= 0.008).mean() > 0.6  # two of 256 levels: drawn, not photographed
     if uniform:
-        dark = bool(((work - paper) ** 3).sum() <= 0)
+        dark = _skew(work - paper) <= 0
     else:
         trend = _trend(work)
         dark = _ink_is_dark(work, trend)
     if not dark:
         work = 1 - work
     if uniform:
-        background = np.full_like(work, max(paper if dark else 1 - paper, 0.05))
-        ink, noise = np.clip(1 - work / background, 0, 1), 0.0
+        background = np.full_like(work, paper if dark else 1 - paper)
+        ink, noise = np.clip(_taken(work, background), 0, 1), 0.0
     else:
         background = _paper(work, trend if dark else 1 - trend)
         ink, noise = _ink(work, background)
@@ -184,6 +185,10 @@ def _reduce(picture: np.ndarray, long: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).reduce(-(-max(picture.shape) // long)))
 
 
+def _skew(difference: np.ndarray) -> float:
+    return float((difference * difference * difference).sum())  # ten times as fast as ** 3
+
+
 def _trend(work: np.ndarray) -> np.ndarray:
     """A quadratic surface with the least absolute error, which ink and shadows hardly move: gradient and vignette."""
     small = _reduce(work, 50)
@@ -203,7 +208,7 @@ def _ink_is_dark(work: np.ndarray, trend: np.ndarray) -> bool:
     flat = work - trend
     small = _reduce(flat, 50)
     around = ndimage.median_filter(small, max(3, max(small.shape) // 3), mode="nearest")
-    return bool(((flat - _resize(around, work.shape, Image.Resampling.BILINEAR)) ** 3).sum() <= 0)
+    return _skew(flat - _resize(around, work.shape, Image.Resampling.BILINEAR)) <= 0
 
 
 def _paper(work: np.ndarray, trend: np.ndarray) -> np.ndarray:
@@ -232,13 +237,17 @@ def _paper(work: np.ndarray, trend: np.ndarray) -> np.ndarray:
             break
     paper = ndimage.minimum_filter(paper, 5, mode="nearest")  # else the edge of a shadow, blurred, would be a stroke
     paper = ndimage.uniform_filter(paper, 5, mode="nearest")
-    return np.maximum(_resize(paper, work.shape, Image.Resampling.BILINEAR) * trend, 0.05)
+    return _resize(paper, work.shape, Image.Resampling.BILINEAR) * trend
+
+
+def _taken(light: np.ndarray, paper: np.ndarray) -> np.ndarray:
+    return (paper - light) / np.maximum(paper, 0.05)
 
 
 def _ink(work: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, float]:
     """The share of light that ink takes away, and the standard deviation of the paper's noise in it."""
-    ink = 1 - work / background
-    low, offset = np.percentile(ink, (5, 30))  # on paper, even where ink covers half the picture
+    ink = _taken(work, background)
+    low, offset = np.percentile(ink[::3, ::3], (5, 30))  # on paper, even where ink covers half the picture
     return np.clip(ink - offset, 0, 1), float(offset - low) / 1.2  # of a normal distribution's deviation
 
 
@@ -294,70 +303,112 @@ def _level_lines(mask: np.ndarray) -> np.ndarray:
     return cut[runs]
 
 
+@dataclass
+class Part:
+    """A connected piece of ink: its number in the labels, its pixels, and its bounding box, ends excluded."""
+
+    number: int
+    area: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+
 def _group(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Components of the mask → digits, numbered from left to right, and how many. Specks and frames get 0."""
+    """Parts of the mask → digits, numbered from left to right in the labels, and how many. The rest gets 0."""
     from scipy import ndimage
 
     labels, n = ndimage.label(mask, np.ones((3, 3)))
-    area = np.bincount(labels.ravel(), minlength=n + 1)[1:]
-    slices = ndimage.find_objects(labels)
-    top, bottom, left, right = np.array([(y.start, y.stop, x.start, x.stop) for y, x in slices]).reshape(n, 4).T
-    height, width = bottom - top, right - left
+    area, boxes = np.bincount(labels.ravel(), minlength=n + 1), ndimage.find_objects(labels)
+    parts = []
+    for i in np.argsort(-area[1:], kind="stable")[:MOST]:
+        y, x = boxes[i]
+        parts.append(Part(i + 1, area[i + 1], y.start, y.stop, x.start, x.stop))
+    parts = _without_corners(_without_frames(parts, labels), *mask.shape)
+    number = np.zeros(n + 1, np.uint8)
+    digits = _digits(parts, smallest=max(4, 0.02 * max(mask.shape)))
+    for k, digit in enumerate(digits, 1):
+        number[[part.number for part in digit]] = k
+    return number[labels], len(digits)
 
-    def frames(i: int) -> bool:
-        """Whether there is something in a hole of component i that is too large to be part of a digit with it."""
-        inside = (top > top[i]) & (bottom < bottom[i]) & (left > left[i]) & (right < right[i])
-        inside &= height > 0.3 * height[i]
-        if not inside.any():
+
+def _without_frames(parts: list[Part], labels: np.ndarray) -> list[Part]:
+    """Without what has another part in a hole that is too large to belong to the same digit: a table's cell."""
+    from scipy import ndimage
+
+    def frames(a: Part) -> bool:
+        inside = [
+            b.number
+            for b in parts
+            if b.height > 0.3 * a.height
+            and a.top < b.top
+            and b.bottom < a.bottom
+            and a.left < b.left
+            and b.right < a.right
+        ]
+        if not inside:
             return False
-        own = labels[slices[i]]
-        return bool(np.isin(own[ndimage.binary_fill_holes(own == i + 1)], np.nonzero(inside)[0] + 1).any())
+        here = labels[a.top : a.bottom, a.left : a.right]
+        return bool(np.isin(here[ndimage.binary_fill_holes(here == a.number)], inside).any())
 
-    kept = [i for i in range(n) if not frames(i)]
-    kept = _without_edges(kept, top, bottom, left, right, mask)
-    if not kept:
-        return labels, 0
-    largest = area[kept].max()
-    size = max(max(height[i], width[i] / 2) for i in kept if area[i] >= 0.25 * largest)  # of a digit
-    if size < max(4, 0.02 * max(mask.shape)):
-        return np.zeros_like(labels), 0
-    kept = [i for i in kept if max(height[i], width[i]) >= 0.15 * size and area[i] >= 0.02 * largest]
-
-    def joined(i: int, j: int) -> bool:
-        """Whether two components are strokes of one digit."""
-        dx = max(left[i], left[j]) - min(right[i], right[j])
-        dy = max(top[i], top[j]) - min(bottom[i], bottom[j])
-        if -dx > 0.5 * min(width[i], width[j]):  # one above the other
-            return dy <= 0.35 * size
-        return min(height[i], height[j]) < 0.6 * size and np.hypot(max(dx, 0), max(dy, 0)) <= 0.25 * size
-
-    groups = []
-    for i in kept:
-        near = [g for g in groups if any(joined(i, j) for j in g)]
-        groups = [g for g in groups if g not in near] + [sum(near, [i])]
-    groups = [g for g in groups if max(bottom[g].max() - top[g].min(), width[g].max()) >= 0.35 * size]
-    groups.sort(key=lambda g: left[g].min())
-    number = np.zeros(n + 1, int)
-    for k, group in enumerate(groups, 1):
-        number[np.array(group) + 1] = k
-    return number[labels], len(groups)
+    return [part for part in parts if not frames(part)]
 
 
-def _without_edges(kept, top, bottom, left, right, mask: np.ndarray) -> list[int]:
-    """Without what lies across a corner or along an edge of the picture, where there is something else.
+def _without_corners(parts: list[Part], h: int, w: int) -> list[Part]:
+    """Without what lies across a corner of the picture, where there is something else: a shadow, or a line's end.
 
-    That is a shadow, the end of the paper or of a line, unless the picture is cropped to what is written.
+    A picture that is cropped to its digits has ink at all four sides, and keeps it.
     """
-    h, w = mask.shape
-    sides = np.stack([top == 0, bottom == h, left == 0, right == w])
-    if not kept or sides[:, kept].any(1).all():
-        return kept
-    corner = (sides[0] | sides[1]) & (sides[2] | sides[3])
-    long = np.maximum(bottom - top, right - left)
-    rest = [i for i in kept if not corner[i]]
-    if not rest or long[rest].max() < max(4, 0.04 * max(h, w)):
-        return kept
+    at = np.array([(p.top == 0, p.bottom == h, p.left == 0, p.right == w) for p in parts]).reshape(-1, 4)
+    rest = [
+        p for p, (top, bottom, left, right) in zip(parts, at, strict=True) if not ((top or bottom) and (left or right))
+    ]
+    if at.any(0).all() or not any(max(p.height, p.width) >= max(4, 0.04 * max(h, w)) for p in rest):
+        return parts
     return rest
+
+
+def _digits(parts: list[Part], smallest: float) -> list[list[Part]]:
+    """Which parts are one digit, from left to right.
+
+    The numbers were chosen on training images. Of 30,000, 658 are in several parts at the threshold, and 11 of them
+    are taken for several digits; of 2,100 pairs that do not touch, side by side at a distance of a twentieth of their
+    height or more, 98.4% are seen as two.
+    """
+    if not parts:
+        return []
+    largest = max(p.area for p in parts)
+    size = max(max(p.height, p.width / 2) for p in parts if p.area >= 0.25 * largest)  # of a digit
+    if size < smallest:
+        return []
+
+    def joined(a: Part, b: Part) -> bool:
+        dx = max(a.left, b.left) - min(a.right, b.right)
+        dy = max(a.top, b.top) - min(a.bottom, b.bottom)
+        if -dx > 0.5 * min(a.width, b.width):  # one above the other
+            return dy <= 0.35 * size
+        return min(a.height, b.height) < 0.6 * size and np.hypot(max(dx, 0), max(dy, 0)) <= 0.2 * size
+
+    groups: list[list[Part]] = []
+    for part in parts:
+        if max(part.height, part.width) >= 0.15 * size and part.area >= 0.02 * largest:  # else it is a speck
+            near = [g for g in groups if any(joined(part, other) for other in g)]
+            groups = [g for g in groups if g not in near] + [sum(near, [part])]
+
+    def extent(group: list[Part]) -> int:
+        height = max(p.bottom for p in group) - min(p.top for p in group)
+        return max(height, max(p.right for p in group) - min(p.left for p in group))
+
+    return sorted((g for g in groups if extent(g) >= 0.35 * size), key=lambda g: min(p.left for p in g))
 
 
 # --- a digit to MNIST's format ------------------------------------------------------------------------------------
@@ -367,29 +418,30 @@ def _digit(grey, dark: bool, background: np.ndarray, mask: np.ndarray, factor: i
     """Crop the ink under a mask at full resolution, and bring it into MNIST's format."""
     from scipy import ndimage
 
-    h, w = mask.shape
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    margin = 2  # strokes are anti-aliased beyond the mask
-    top, bottom = max(rows[0] - margin, 0), min(rows[-1] + 1 + margin, h)
-    left, right = max(columns[0] - margin, 0), min(columns[-1] + 1 + margin, w)
-    part = np.s_[top:bottom, left:right]
-    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin)
+    def span(axis: int, margin: int) -> tuple[int, int]:
+        at = np.nonzero(mask.any(1 - axis))[0]
+        return max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, mask.shape[axis])
 
-    box = left * factor, top * factor, min(right * factor, grey.shape[1]), min(bottom * factor, grey.shape[0])
-    crop = grey[box[1] : box[3], box[0] : box[2]]
-    crop = crop if dark else 255 - crop
-    less = -(-max(crop.shape) // DETAIL)
-    crop = np.asarray(Image.fromarray(crop).reduce(less), np.float32) / 255
+    def in_picture(margin: int) -> tuple[int, int, int, int]:
+        (top, bottom), (left, right) = span(0, margin), span(1, margin)
+        h, w = grey.shape
+        return left * factor, top * factor, min(right * factor, w), min(bottom * factor, h)
+
+    margin = 2  # strokes are anti-aliased beyond the mask
+    part = tuple(slice(*span(axis, margin)) for axis in (0, 1))
+    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin)
+    left, top, right, bottom = in_picture(margin)
+    crop = grey[top:bottom, left:right]
+    crop = _reduce(crop if dark else 255 - crop, DETAIL).astype(np.float32) / 255
     paper, near, core = (
         _resize(a, crop.shape, Image.Resampling.BILINEAR) for a in (background[part], near, mask[part])
     )
-    ink = (1 - crop / np.maximum(paper, 0.05)) * near
-    level = np.percentile(ink[core > 0.5], 80)
-    floor = min(3 * noise, 0.2 * level)
-    ink = np.clip((ink - floor) / (level - floor), 0, 1)
-    ink = _trim(ink)
-    strokes = _stroke_width(ink)
-    return Digit(box, ink, strokes, _fit(strokes))
+    ink = _taken(crop, paper) * near
+    full = np.percentile(ink[core > 0.5], 80)
+    floor = min(3 * noise, 0.2 * full)
+    ink = _trim(np.clip((ink - floor) / (full - floor), 0, 1))
+    strokes = _usual_strokes(ink)
+    return Digit(in_picture(0), ink, strokes, _fit(strokes))
 
 
 def _trim(ink: np.ndarray) -> np.ndarray:
@@ -404,14 +456,13 @@ def stroke_width(ink: np.ndarray) -> float:
     return float(2 * ink.sum() / np.hypot(dy, dx).sum())
 
 
-def _stroke_width(ink: np.ndarray) -> np.ndarray:
+def _usual_strokes(ink: np.ndarray) -> np.ndarray:
     """Make strokes that are thinner or thicker than any of MNIST's as wide as is usual there."""
     from scipy import ndimage
 
     long = max(ink.shape)
-    less = max(1, round(long / 80))
-    reduced = np.asarray(Image.fromarray(ink).reduce(less)) if less > 1 else ink
-    width = stroke_width(reduced) * less * BOX / long
+    reduced = _reduce(ink, 100)  # the sensor's noise, which has a perimeter too, is averaged out
+    width = stroke_width(reduced) * BOX / max(reduced.shape)
     if THIN <= width <= THICK:
         return ink
     if long < 160:
