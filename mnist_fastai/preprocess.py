@@ -142,7 +142,8 @@ def preprocess(grey: np.ndarray) -> Steps:
     """Find the digits in a picture, uint8 [h, w], and bring each into MNIST's format.
 
     Strokes that belong to one digit stay together though they be apart, and digits that touch are taken for one. Ink
-    may be dark or light: what is at the border is taken for paper.
+    may be dark or light. Paper is what is at the border, where that is even as in a drawing, and else what most of each
+    neighbourhood is.
     """
     factor = -(-max(grey.shape) // WORK)
     work = np.asarray(Image.fromarray(grey).reduce(factor), np.float32) / 255
@@ -163,7 +164,7 @@ def preprocess(grey: np.ndarray) -> Steps:
         background = _paper(work, trend if dark else 1 - trend)
         ink, noise = _ink(work, background)
     mask, faint = _masks(ink, noise)
-    labels, n = _group(_without_lines(mask, faint))
+    labels, n = _group(_without_lines(mask, faint, grow=uniform))
     steps = Steps(grey, background, ink, mask, labels)
     for i in range(1, n + 1):
         steps.digits.append(_digit(grey, dark, background, labels == i, factor, noise))
@@ -268,9 +269,16 @@ def _masks(ink: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return ink >= threshold, ink >= max(threshold / 2, 3 * noise)
 
 
-def _without_lines(mask: np.ndarray, faint: np.ndarray) -> np.ndarray:
-    """The mask without ruled lines, level and upright. Strokes that cross one stay whole."""
-    return mask & ~_level_lines(faint) & ~_level_lines(faint.T).T
+def _without_lines(mask: np.ndarray, faint: np.ndarray, grow: bool) -> np.ndarray:
+    """The mask without ruled lines, and with faint ink that hangs together with it where it may `grow`.
+
+    Strokes that cross a line stay whole. Beside a shadow's edge faint ink would be the shadow.
+    """
+    from scipy import ndimage
+
+    faint = faint & ~_level_lines(faint) & ~_level_lines(faint.T).T
+    mask = mask & faint
+    return ndimage.binary_propagation(mask, np.ones((3, 3)), faint) if grow else mask
 
 
 def _level_lines(mask: np.ndarray) -> np.ndarray:
@@ -439,7 +447,7 @@ def _digit(grey, dark: bool, background: np.ndarray, mask: np.ndarray, factor: i
         _resize(a, crop.shape, Image.Resampling.BILINEAR) for a in (background[part], near, mask[part])
     )
     ink = _taken(crop, paper) * near
-    full = np.percentile(ink[core > 0.5], 80)
+    full = max(np.percentile(ink[core > 0.5 * core.max()], 80), 0.05)
     floor = min(3 * noise, 0.2 * full)
     ink = _trim(np.clip((ink - floor) / (full - floor), 0, 1))
     strokes = _usual_strokes(ink)
