@@ -120,6 +120,13 @@ def test_several_digits_are_read_from_left_to_right(test_images, classify):
     assert right >= 18  # of 20
 
 
+def test_the_figure_shows_every_step_of_every_digit(test_images):
+    steps = preprocess(read_image(jpeg(coloured(row(test_images[:3], 40)))))
+    titles = [axes.get_title() for axes in plots.preprocessing(steps, "photo.jpg").get_axes()]
+    assert len(titles) == 5 + 3 * 3
+    assert "kept: 3 digits" in titles
+
+
 def broken_five() -> np.ndarray:
     """A 5 whose bar is a stroke of its own, to the right of its neck, float32 [200, 200]."""
     y, x = np.meshgrid(np.arange(200), np.arange(200), indexing="ij")
