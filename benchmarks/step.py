@@ -66,7 +66,10 @@ def step(recipe: Recipe, data: data_module.Data, places: list) -> float:
     for patch in patches:
         patch.start()
     try:
-        learner, steps = train.make_learner(recipe, dataloaders(data, recipe.batch_size, recipe.normalize)), Steps()
+        learner, steps = (
+            train.make_learner(recipe, dataloaders(data, recipe.batch_size, recipe.normalize, recipe.augment)),
+            Steps(),
+        )
         with learner.no_bar(), learner.no_logging():
             learner.fit(1, cbs=steps)
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +24,8 @@ class Commands(TyperGroup):
             code, message = 2, e
         except RunError as e:
             code, message = 1, e
+        except ModuleNotFoundError as e:  # where only what predict needs was installed
+            code, message = 1, f"{e.name} is not installed; `pip install` this package with its dependencies"
         except KeyboardInterrupt as e:
             code, message = 130, str(e) or "stopped"
         print(f"mnist-fa: {message}", file=sys.stderr)
@@ -296,6 +299,62 @@ def tsne(
     )  # fmt: skip
     if as_json:
         print(json.dumps(result, indent=2))
+
+
+@app.command()
+def predict(
+    sources: Annotated[list[str], typer.Argument(metavar="FILE|FOLDER|-…", help="Pictures; - reads one from stdin.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", metavar="RUN|FILE", help="model.onnx, or a run.", show_default="the shipped one"),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="They are in MNIST's format already: 28×28, white on black, centred.")
+    ] = False,
+    multi: Annotated[bool, typer.Option("--multi", help="Read several digits, left to right, as a number.")] = False,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Show this many of the most probable classes.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the answers as a JSON array, and nothing else.")
+    ] = False,
+    csv: Annotated[Path | None, typer.Option(metavar="OUT", help="Write the answers to this file as well.")] = None,
+    show_steps: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Draw what is done to the picture, which must be the only one.")
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Let --model be a learner.pkl, and run its code.")] = False,
+):
+    """Read digits in photos, scans and drawings."""
+    from mnist_fastai import predict
+
+    if show_steps and (raw or len(sources) > 1 or Path(sources[0]).is_dir()):
+        raise InputError("--show-steps draws what is done to one picture; name one, without --raw")
+    if model is not None and model.suffix == ".pkl":
+        if not trust:
+            raise InputError(f"{model} is a pickle, which runs code when it is read; give --trust if you made it")
+        _ignore_fastai_warning()
+        session = predict.PickledLearner(model)
+    else:
+        session = predict.Session(model)
+    files = list(predict.find_files(sources))
+    pictures = ((str(f), sys.stdin.buffer.read() if str(f) == "-" else f) for f in files)
+    if show_steps:
+        pictures = list(pictures)
+        predict.draw_steps(*pictures[0], show_steps)
+    answered = 0
+    with predict.csv_file(csv, top) if csv else nullcontext() as table:
+        for n, answer in enumerate(predict.answers(pictures, session, raw=raw, multi=multi, top=top)):
+            answered += "error" not in answer
+            if as_json:
+                print("," if n else "[", json.dumps(answer), sep="\n" if n else "", end="")
+            elif "error" in answer:
+                print(f"mnist-fa: {answer['error']}", file=sys.stderr)
+            else:
+                print(predict.line(answer))
+            if table:
+                table(answer)
+    if as_json:
+        print("\n]")
+    if not answered:
+        raise typer.Exit(1)
 
 
 def _ignore_fastai_warning():

@@ -22,6 +22,7 @@ _HOME = {
     "resume": "train",
     "load_run": "train",
     "export_model": "export",
+    "Classifier": "classifier",
 }
 __all__ = ["__version__", *_HOME]
 

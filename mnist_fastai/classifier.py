@@ -1,0 +1,102 @@
+"""The digit reader as a scikit-learn classifier. It imports neither torch nor fastai."""
+
+import math
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from .errors import InputError
+from .predict import Session, read_raw, values
+from .preprocess import SIZE, preprocess, read_image
+
+
+class Classifier(ClassifierMixin, BaseEstimator):
+    """A trained digit reader with scikit-learn's methods; there is nothing to fit.
+
+        Classifier().predict(["seven.jpg", Image.open("two.png"), pixels])  # array([7, 2, …])
+
+    It takes a picture or a sequence of them, each a path, a PIL image or pixels [h, w(, 3 or 4)]; an array
+    [n, h, w(, 3 or 4)]; or scikit-learn's rows [n, h × h] of square ones. Raises InputError for a picture in which it
+    finds no digit, or more than one.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,  # a model.onnx, or a run that has one; the shipped model, unless given
+        *,
+        raw: bool = False,  # the pictures are in MNIST's format already: 28×28, white on black, centred
+    ):
+        self.model = model
+        self.raw = raw
+
+    @cached_property
+    def _session(self) -> Session:
+        return Session(self.model)
+
+    def __getstate__(self):  # for joblib and pickle: a session is opened again from its file
+        return {k: v for k, v in super().__getstate__().items() if k != "_session"}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """[classes], in the order of `predict_proba`'s columns: integers where all are digits, else their names."""
+        return values(self._session.classes)
+
+    def fit(self, X=None, y=None) -> "Classifier":
+        """Nothing: it is trained. Here for scikit-learn's pipelines."""
+        return self
+
+    def predict(self, X) -> np.ndarray:
+        """The class of each picture, [n]."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def predict_proba(self, X) -> np.ndarray:
+        """The probability of each class for each picture, float32 [n, classes]."""
+        pictures = _pictures(X)
+        if self.raw and isinstance(pictures, np.ndarray):
+            return self._session.probabilities(_raw(pictures))
+        images = [self._image(i, picture) for i, picture in enumerate(pictures)]
+        return self._session.probabilities(np.array(images, np.uint8).reshape(-1, SIZE, SIZE))
+
+    def _image(self, index: int, picture) -> np.ndarray:
+        try:
+            if self.raw:
+                return read_raw(picture)
+            digits = preprocess(read_image(picture)).digits
+        except InputError as e:
+            raise InputError(f"picture {index}: {e}") from e
+        if len(digits) != 1:
+            raise InputError(f"picture {index} has {len(digits) or 'no'} digits, not one; leave it out or crop it")
+        return digits[0].image
+
+
+def _pictures(X) -> np.ndarray | list:
+    """An array [n, h, w(, 3 or 4)], or a list of pictures."""
+    if isinstance(X, (str, bytes, Path, Image.Image)):
+        return [X]
+    if not hasattr(X, "__array__"):
+        return list(X)
+    X = np.asarray(X)
+    side = math.isqrt(X.shape[1]) if X.ndim == 2 else 0
+    if X.ndim == 2 and side * side == X.shape[1]:
+        return X.reshape(-1, side, side)
+    if X.ndim not in (3, 4):
+        raise InputError(f"an array of shape {X.shape} is no pictures; give [n, height, width] or [n, height × height]")
+    return X
+
+
+def _raw(pixels: np.ndarray) -> np.ndarray:
+    """Uint8 [n, 28, 28] of such pixels, of other integers from 0 to 255, or of floats from 0 to 1."""
+    if pixels.shape[1:] != (SIZE, SIZE):
+        raise InputError(
+            f"an array of shape {pixels.shape} is not in MNIST's format, [n, {SIZE}, {SIZE}]; leave raw out"
+        )
+    top = 1 if pixels.dtype.kind == "f" else 255
+    if pixels.dtype.kind not in "fiu" or not ((pixels >= 0) & (pixels <= top)).all():
+        raise InputError("pixels are integers from 0 to 255 or floats from 0 to 1; scale them")
+    return pixels.astype(np.uint8) if top == 255 else np.rint(pixels * 255).astype(np.uint8)
