@@ -37,6 +37,15 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
         args += ["--samples", "100"] * ("--samples" not in args)
     elif args[0] == "reproduce":
         args += ["--rows", "baseline,vanilla"]
+    elif args[0] == "predict":
+        digits = [Image.fromarray(image) for image in small.valid.images[:2].numpy()]
+        digits[0].save(work / "digit.png")
+        (work / "photos").mkdir()
+        digits[1].save(work / "photos" / "two.png")
+        number = Image.new("L", (70, 28))
+        for i, digit in enumerate(digits):
+            number.paste(digit, (35 * i, 0))
+        number.save(work / "number.png")
     code, out, err = cli(*args)
     assert code == 0, err
     assert out
@@ -44,11 +53,15 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
 
 def test_the_scripts_of_the_readme_work(run, small, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # no display
-    predict, more, onnx = blocks("python")
+    predict, more, reader, onnx = blocks("python")
     Image.fromarray(small.valid.images[0].numpy()).save(tmp_path / "digit.png")
     done = python("-c", predict, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\d \d\d\.\d%$", done.stdout, re.M)
+
+    done = python("-c", reader, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^\[7\] 0\.\d+$", done.stdout, re.M)
 
     done = python("-c", onnx, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
