@@ -27,7 +27,7 @@ def extract(learner: Learner, dl: TfmdDL, layer: str = BODY) -> np.ndarray:
 
     def keep(_module, _inputs, output: Tensor) -> None:
         nonlocal found, done
-        batch = output.flatten(1).cpu()
+        batch = output.flatten(1).cpu().numpy()
         if found is None:
             found = np.empty((len(dl.dataset), batch.shape[1]), np.float32)
         found[done : done + len(batch)] = batch  # a copy, since the next layer may write in place
