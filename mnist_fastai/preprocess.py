@@ -149,22 +149,22 @@ def preprocess(grey: np.ndarray) -> Steps:
     work = np.asarray(Image.fromarray(grey).reduce(factor), np.float32) / 255
     border = _border(work)
     paper = np.median(border)
-    uniform = (np.abs(border - paper) <= 0.008).mean() > 0.6  # two of 256 levels: drawn, not photographed
-    if uniform:
+    even = (np.abs(border - paper) <= 0.008).mean() > 0.6  # two of 256 levels: drawn, not photographed
+    if even:
         dark = _skew(work - paper) <= 0
     else:
         trend = _trend(work)
         dark = _ink_is_dark(work, trend)
     if not dark:
         work = 1 - work
-    if uniform:
+    if even:
         background = np.full_like(work, paper if dark else 1 - paper)
         ink, noise = np.clip(_taken(work, background), 0, 1), 0.0
     else:
         background = _paper(work, trend if dark else 1 - trend)
         ink, noise = _ink(work, background)
     mask, faint = _masks(ink, noise)
-    labels, n = _group(_without_lines(mask, faint, grow=uniform))
+    labels, n = _group(_without_lines(mask, faint, even=even))
     steps = Steps(grey, background, ink, mask, labels)
     for i in range(1, n + 1):
         steps.digits.append(_digit(grey, dark, background, labels == i, factor, noise))
@@ -269,16 +269,17 @@ def _masks(ink: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return ink >= threshold, ink >= max(threshold / 2, 3 * noise)
 
 
-def _without_lines(mask: np.ndarray, faint: np.ndarray, grow: bool) -> np.ndarray:
-    """The mask without ruled lines, and with faint ink that hangs together with it where it may `grow`.
+def _without_lines(mask: np.ndarray, faint: np.ndarray, even: bool) -> np.ndarray:
+    """The mask without ruled lines; where there are none on even paper, with faint ink that hangs together with it.
 
-    Strokes that cross a line stay whole. Beside a shadow's edge faint ink would be the shadow.
+    Strokes that cross a line stay whole. In uneven light faint ink may be a shadow, and on ruled paper a line's rest.
     """
     from scipy import ndimage
 
-    faint = faint & ~_level_lines(faint) & ~_level_lines(faint.T).T
-    mask = mask & faint
-    return ndimage.binary_propagation(mask, np.ones((3, 3)), faint) if grow else mask
+    lines = _level_lines(faint) | _level_lines(faint.T).T
+    if lines.any() or not even:
+        return mask & ~lines
+    return ndimage.binary_propagation(mask, np.ones((3, 3)), faint)
 
 
 def _level_lines(mask: np.ndarray) -> np.ndarray:
@@ -305,7 +306,7 @@ def _level_lines(mask: np.ndarray) -> np.ndarray:
         for row in np.nonzero((covered > STRAIGHT * inside.sum(1)) & (inside.mean(1) > 0.3))[0]:
             at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
             near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
-            thickness = np.median(length[near].min(0))
+            thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line
             if thickness <= max(1, 0.04 * h):  # a digit that fills its picture has strokes of 0.1
                 cut[near[length[near] <= 1.6 * thickness + 1]] = True
     return cut[runs]
