@@ -9,16 +9,20 @@ neighbours), scikit-learn's with 1,000 iterations. The seconds do not count the 
 
 Quality: the accuracy of ten nearest neighbours in the map, leave-one-out over all points; trustworthiness and the
 silhouette over at most 5,000 of them, since they take memory by the square. Above the table, the seconds of `extract`
-beside those of the same forward pass without a hook.
+beside those of the same forward pass without a hook, and what the whole command takes with its pictures and page.
 """
 
 import argparse
 import itertools
 import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -84,6 +88,19 @@ def hook_line() -> str:
     return f"`deep` on 10,000 images, median of {REPEATS}: {a:.2f} s forward, {b:.2f} s with features, {b / a:.2f} ×."
 
 
+def command_line() -> str:
+    """What `mnist-fa tsne` takes as a user calls it, and how much of it is imports."""
+
+    def seconds(*command) -> float:
+        run = partial(subprocess.run, [str(c) for c in command], check=True, capture_output=True)
+        return median(timed(run)[0] for _ in range(3))
+
+    with tempfile.TemporaryDirectory() as out:
+        whole = seconds(Path(sys.executable).with_name("mnist-fa"), "tsne", pretrained(), "--out", out)
+    imports = seconds(sys.executable, "-c", "import mnist_fastai.tsne")
+    return f"`mnist-fa tsne`, cold start, median of 3: {whole:.1f} s, of which imports {imports:.1f} s."
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 70_000], help="points of a map")
@@ -92,6 +109,7 @@ def main():
     versions = ", ".join(f"{name} {version(name)}" for name in ("scikit-learn", "openTSNE", "torch"))
     head = [
         f"{platform.machine()}, {os.cpu_count()} cores, {versions}, commit {git_commit()}.",
+        command_line(),
         hook_line(),
         "",
         "| points | features | by | seconds | 10-NN accuracy in the map | trustworthiness | silhouette |",

@@ -63,6 +63,16 @@ def deep_dropout(classes: int = 10) -> nn.Sequential:
     return nn.Sequential(body.append(nn.Dropout(0.5)), head)
 
 
+def deep_relu_after_pooling(classes: int = 10) -> nn.Sequential:
+    """`deep` with a ReLU after each pooling, not each convolution: none between its last two convolutions."""
+    body = nn.Sequential(
+        nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(32, 64, 3), nn.Conv2d(64, 64, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(1024, 100), nn.ReLU(),
+    )  # fmt: skip
+    return nn.Sequential(body, nn.Linear(100, classes))
+
+
 def deeper(classes: int = 10) -> nn.Sequential:
     """`deep` with two more convolutions of 64 channels: 100 features; 156,310 parameters for ten classes."""
     body = nn.Sequential(
@@ -107,6 +117,7 @@ ARCHS = {
     "deep": deep,
     "deep-bn": deep_bn,
     "deep-dropout": deep_dropout,
+    "deep-relu-after-pooling": deep_relu_after_pooling,
     "deeper": deeper,
     "alexnet": alexnet,
 }

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from .errors import InputError
 
-ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deeper", "alexnet")
+ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deep-relu-after-pooling", "deeper", "alexnet")
 INITS = ("torch", "xavier")
 OPTS = ("adam", "sgd", "nesterov")
 SCHEDULES = ("constant", "one-cycle")
@@ -127,6 +127,7 @@ READINGS = (
     replace(LEARNING_RATE_001, name="last-one-cycle", schedule="one-cycle"),
     replace(LEARNING_RATE_001, name="last-xavier", init="xavier"),
     replace(LEARNING_RATE_001, name="last-dropout", arch="deep-dropout"),
+    replace(LEARNING_RATE_001, name="last-relu-after-pooling", arch="deep-relu-after-pooling"),
 )
 
 # --- the ideas that failed, each on top of the last row ---------------------------------------------------------------

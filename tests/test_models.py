@@ -15,6 +15,7 @@ from mnist_fastai.models import ARCHS, WholeConv2d, deep, lenet
         ("deep", 159_254, 100),
         ("deep-bn", 159_574, 100),
         ("deep-dropout", 159_254, 100),
+        ("deep-relu-after-pooling", 159_254, 100),
         ("deeper", 156_310, 100),
     ],
 )
