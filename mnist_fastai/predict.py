@@ -14,7 +14,7 @@ from .errors import InputError
 from .preprocess import SIZE, preprocess, read_image
 from .run import Run, pretrained, whole_file
 
-BATCH = 64  # images that go through the network at once: what more of them need leaves the processor's cache
+BATCH = 64  # images that go through the network, and pictures that are held, at once: 1,000 are slower
 UNSURE = 0.5  # below this probability, the other classes together are as likely, and the answer is said to be so
 HOW = "`mnist-fa export {} --format onnx` writes one"
 
