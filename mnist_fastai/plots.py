@@ -195,9 +195,9 @@ def preprocessing(steps, title: str) -> Figure:
     kept = f"kept: {len(digits)} digit{'s' * (len(digits) != 1)}"
     _picture(page[4], np.ma.masked_equal(steps.labels, 0), kept, **colours)
     page[4].set_facecolor("black")
-    for digit in digits:  # in the picture's pixels
-        left, top, right, bottom = digit.box
-        page[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color="#D55E00", lw=1)
+    boxes = [(digit.box, "#D55E00") for digit in digits] + [(steps.sheet, "#0072B2")] * (steps.sheet is not None)
+    for (left, top, right, bottom), colour in boxes:  # in the picture's pixels
+        page[0].plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=colour, lw=1)
     if not digits:
         below.text(0.5, 0.5, "no digit found", ha="center", va="center")
         return figure

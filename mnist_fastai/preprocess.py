@@ -10,7 +10,7 @@ since that takes 0.1 s.
 
 import io
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,8 @@ class Digit:
 
 @dataclass
 class Steps:
-    """What `preprocess` did. Pictures are at most WORK pixels long, of the same size but `grey`."""
+    """What `preprocess` did. Pictures are at most WORK pixels long, of the same size but `grey`, and of a sheet alone
+    where one lies on something else."""
 
     grey: np.ndarray  # uint8 [H, W], the picture
     background: np.ndarray  # float32 [h, w] in [0, 1], the paper's brightness, where ink is dark
@@ -54,6 +55,7 @@ class Steps:
     mask: np.ndarray  # bool [h, w], ink by Otsu's threshold
     labels: np.ndarray  # int [h, w], 0 or the number of the digit, from 1
     digits: list[Digit] = field(default_factory=list)  # from left to right; empty where there is none
+    sheet: tuple[int, int, int, int] | None = None  # left, top, right, bottom of a sheet on something else
 
 
 # --- a file to grey pixels ----------------------------------------------------------------------------------------
@@ -143,10 +145,27 @@ def preprocess(grey: np.ndarray) -> Steps:
 
     Strokes that belong to one digit stay together though they be apart, and digits that touch are taken for one. Ink
     may be dark or light. Paper is what is at the border, where that is even as in a drawing, and else what most of each
-    neighbourhood is.
+    neighbourhood is. Of a sheet that lies on something else only what is on it counts, unless nothing is.
     """
+    if sheet := _sheet(grey):
+        (left, top, right, bottom), inside = sheet
+        steps = _read_page(grey[top:bottom, left:right], inside)
+        if steps.digits:
+            for digit in steps.digits:
+                digit.box = tuple(n + at for n, at in zip(digit.box, (left, top, left, top), strict=True))
+            return replace(steps, grey=grey, sheet=(left, top, right, bottom))
+    return _read_page(grey)
+
+
+def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
+    """As `preprocess`, on what is paper all over, or where a sheet is, bool [h, w] of any size."""
+    from scipy import ndimage
+
     factor = -(-max(grey.shape) // WORK)
     work = np.asarray(Image.fromarray(grey).reduce(factor), np.float32) / 255
+    if sheet is not None:  # the paper and its lines go on beyond the sheet's edges
+        sheet = _resize(sheet, work.shape, Image.Resampling.BILINEAR) > 0.5
+        work = work[tuple(ndimage.distance_transform_edt(~sheet, return_distances=False, return_indices=True))]
     border = _border(work)
     paper = np.median(border)
     even = (np.abs(border - paper) <= 0.008).mean() > 0.6  # two of 256 levels: drawn, not photographed
@@ -164,11 +183,67 @@ def preprocess(grey: np.ndarray) -> Steps:
         background = _paper(work, trend if dark else 1 - trend)
         ink, noise = _ink(work, background)
     mask, faint = _masks(ink, noise)
-    labels, n = _group(_without_lines(mask, faint, even=even))
+    strokes = _without_lines(mask, faint, even=even)
+    labels, n = _group(strokes if sheet is None else strokes & sheet)
     steps = Steps(grey, background, ink, mask, labels)
     for i in range(1, n + 1):
         steps.digits.append(_digit(grey, dark, background, labels == i, factor, noise))
     return steps
+
+
+def _sheet(grey: np.ndarray) -> tuple[tuple[int, int, int, int], np.ndarray] | None:
+    """A sheet that lies on something else: its box in the picture, and where in the box it is, bool [h, w]; or None.
+
+    It is a quadrilateral of the lighter or the darker of two brightnesses, with the other all around, and sharp edges.
+    What goes beyond two sides of the picture must differ more than a shadow does, and beyond three is none.
+    """
+    from scipy import ndimage
+
+    factor = -(-max(grey.shape) // 250)
+    if min(grey.shape) < max(80, 32 * factor):  # a stroke of few pixels may look like a sheet
+        return None
+    small = np.asarray(Image.fromarray(grey).reduce(factor), np.float32) / 255
+    small = ndimage.uniform_filter(small, 3, mode="nearest")
+    for light in (small, 1 - small):
+        light = ndimage.grey_opening(ndimage.grey_closing(light, 5), 5)  # without lines, and grain that hangs on
+        bright = light >= _otsu(light)
+        labels, _ = ndimage.label(bright)
+        out = _outside(labels == np.bincount(labels[bright], minlength=1).argmax())
+        if (
+            out is None
+            or min(out.max(), -out.min()) < 5
+            or bright[out < 0].mean() < 0.7
+            or bright[out > 2].mean() > 0.1
+        ):
+            continue
+        sides = sum((side < 0.5).any() for side in (out[0], out[-1], out[:, 0], out[:, -1]))
+        far, near = ([np.median(small[(rim > 2) & (rim < width)]) for rim in (out, -out)] for width in (np.inf, 5))
+        sharp = np.ptp(near) > 0.6 * np.ptp(far)  # the edge of a digit of few pixels, made large, is not
+        if sharp and sides <= 2 and min(near) < (0.85 if sides < 2 else 0.5) * max(near):
+            y, x = ((out < -2).any(axis).nonzero()[0] for axis in (1, 0))
+            top, left, bottom, right = (int(n) for n in (y[0], x[0], y[-1] + 1, x[-1] + 1))
+            return tuple(factor * n for n in (left, top, right, bottom)), (out < -2)[top:bottom, left:right]
+    return None
+
+
+def _outside(mask: np.ndarray) -> np.ndarray | None:
+    """How many pixels each lies outside the convex hull of a mask, [h, w], negative inside; None if it has not four
+    corners, as an ellipse, which has 0.64, or a triangle, or is too small or large."""
+    from scipy.spatial import ConvexHull
+
+    points = np.argwhere(mask)
+    if not 0.06 * mask.size < len(points) < 0.92 * mask.size:
+        return None
+    hull = ConvexHull(points)
+    corners = points[hull.vertices]
+    apart = np.square(corners[:, None] - corners).sum(2)
+    a, b = corners[list(np.unravel_index(apart.argmax(), apart.shape))]
+    triangles = (corners - a) @ ((b - a)[::-1] * (1, -1)) / 2  # on the diagonal: their areas, to one side negative
+    one, other = triangles.max(), -triangles.min()
+    if one + other < 0.88 * hull.volume or min(one, other) < 0.4 * max(one, other):
+        return None
+    normals, offsets = hull.equations[:, :2], hull.equations[:, 2:]
+    return (normals @ np.indices(mask.shape).reshape(2, -1) + offsets).max(0).reshape(mask.shape)
 
 
 def _border(picture: np.ndarray) -> np.ndarray:

@@ -218,5 +218,3 @@ SCENES = {
     "sheet on a desk": on_desk,
     "photo": photo,
 }
-
-BEYOND = {"sheet on a desk"}  # what the preprocessor was not made for: measured, and not promised
