@@ -28,7 +28,7 @@ def classify():
 
 
 @pytest.fixture(scope="module")
-def test_images(mnist):
+def digits_to_draw(mnist):
     return mnist.valid.images.numpy()
 
 
@@ -37,12 +37,12 @@ def found(file: bytes) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def agreement(test_images, classify):
+def agreement(digits_to_draw, classify):
     """For each kind of scene, whether each answer is the direct one and the only one, bool [EACH]."""
     out = {}
     for kind, scene in SCENES.items():
         rng = np.random.default_rng(zlib.crc32(kind.encode()))
-        images = test_images[rng.choice(len(test_images), EACH, replace=False)]
+        images = digits_to_draw[rng.choice(len(digits_to_draw), EACH, replace=False)]
         digits = [found(scene(image, rng)) for image in images]
         alone = np.array([len(d) == 1 for d in digits])
         answers = classify([d[0] if d else np.zeros((28, 28)) for d in digits])
@@ -71,8 +71,8 @@ def test_mnist_images_stay_as_they_are(mnist, classify):
     assert np.abs(again.astype(int) - images).mean() < 2  # of 255
 
 
-def test_the_format_is_mnists(test_images):
-    for image in test_images[:20]:
+def test_the_format_is_mnists(digits_to_draw):
+    for image in digits_to_draw[:20]:
         image = preprocess(read_image(png(coloured(place(pen(image, 300), 500, 700))))).digits[0].image
         assert image.shape == (28, 28)
         assert image.dtype == np.uint8
@@ -96,10 +96,10 @@ def row(images, gap: int, long: int = 120, **kwargs) -> np.ndarray:
     return page
 
 
-def test_several_digits_are_read_from_left_to_right(test_images, classify):
+def test_several_digits_are_read_from_left_to_right(digits_to_draw, classify):
     right = 0
     for first in range(0, 80, 4):
-        images = test_images[first : first + 4]
+        images = digits_to_draw[first : first + 4]
         digits = preprocess(read_image(jpeg(coloured(row(images, 25))))).digits
         boxes = [d.box for d in digits]
         assert boxes == sorted(boxes)
@@ -107,8 +107,8 @@ def test_several_digits_are_read_from_left_to_right(test_images, classify):
     assert right >= 18  # of 20
 
 
-def test_the_figure_shows_every_step_of_every_digit(test_images):
-    steps = preprocess(read_image(jpeg(coloured(row(test_images[:3], 40)))))
+def test_the_figure_shows_every_step_of_every_digit(digits_to_draw):
+    steps = preprocess(read_image(jpeg(coloured(row(digits_to_draw[:3], 40)))))
     titles = [axes.get_title() for axes in plots.preprocessing(steps, "photo.jpg").get_axes()]
     assert len(titles) == 5 + 3 * 3
     assert "kept: 3 digits" in titles
@@ -124,9 +124,9 @@ def on_a_desk(page: np.ndarray, turn: float, desk: int, seed: int = 0) -> np.nda
 
 
 @pytest.mark.parametrize(("turn", "desk"), [(0, 20), (8, 90), (-12, 150)])
-def test_of_a_sheet_on_a_desk_only_the_sheet_is_read(turn, desk, test_images, classify):
+def test_of_a_sheet_on_a_desk_only_the_sheet_is_read(turn, desk, digits_to_draw, classify):
     digits = []
-    for i, image in enumerate(test_images[:10]):
+    for i, image in enumerate(digits_to_draw[:10]):
         steps = preprocess(on_a_desk(place(pen(image, 140), 300, 300), turn, desk, seed=i))
         left, top, right, bottom = steps.sheet
         assert np.abs([left - 350, top - 120]).max() <= 20
@@ -134,7 +134,7 @@ def test_of_a_sheet_on_a_desk_only_the_sheet_is_read(turn, desk, test_images, cl
         assert left < digit.box[0] < digit.box[2] < right
         assert top < digit.box[1] < digit.box[3] < bottom
         digits.append(digit.image)
-    assert (classify(digits) == classify(test_images[:10])).sum() >= 9
+    assert (classify(digits) == classify(digits_to_draw[:10])).sum() >= 9
     assert len(plots.preprocessing(steps, "photo.jpg").get_axes()[0].lines) == 2  # around the digit and the sheet
 
 
@@ -153,8 +153,8 @@ def test_a_fat_white_digit_on_black_is_no_sheet(classify):
         assert steps.sheet is preprocess(noisy(30 + 200 * ink)).sheet is None
 
 
-def test_a_frame_and_a_shadow_are_no_sheet(test_images, classify):
-    for image in test_images[:10]:
+def test_a_frame_and_a_shadow_are_no_sheet(digits_to_draw, classify):
+    for image in digits_to_draw[:10]:
         page = place(pen(image, 120), 200, 200)
         page[:5] = page[-5:] = page[:, :5] = page[:, -5:] = 1
         light = np.where(np.arange(300) < 40, 0.55, 1)[:, None]
@@ -172,7 +172,7 @@ def broken_five() -> np.ndarray:
     return (body | ((np.abs(y - 46) < 6) & (x > 88) & (x < 140))).astype(np.float32)
 
 
-def test_a_stroke_that_stands_apart_stays_with_its_digit(test_images, classify):
+def test_a_stroke_that_stands_apart_stays_with_its_digit(digits_to_draw, classify):
     (digit,) = preprocess(read_image(png(coloured(broken_five())))).digits
     assert classify([digit.image]) == 5
     assert digit.box == (53, 41, 140, 158)
@@ -217,8 +217,8 @@ def test_a_one_is_no_ruled_line(slant, margin, classify):
     assert classify([digit.image]) == 1
 
 
-def test_a_line_through_a_digit_goes_and_leaves_no_gap(test_images, classify):
-    for image in test_images[:20]:
+def test_a_line_through_a_digit_goes_and_leaves_no_gap(digits_to_draw, classify):
+    for image in digits_to_draw[:20]:
         page = place(pen(image, 200), 300, 340)
         (whole,) = preprocess(read_image(coloured(page))).digits
         page[140:143] = page[190:193] = 1
@@ -238,9 +238,9 @@ def saved(pixels: np.ndarray, kind: str, mode: str | None = None, **kwargs) -> b
 
 
 @pytest.fixture(scope="module")
-def scan(test_images):
+def scan(digits_to_draw):
     """A 7 in grey, uint8 [200, 220]."""
-    return 255 - (place(pen(test_images[0], 140), 200, 220) * 255).astype(np.uint8)
+    return 255 - (place(pen(digits_to_draw[0], 140), 200, 220) * 255).astype(np.uint8)
 
 
 def test_every_kind_of_pixels_comes_out_the_same(scan, tmp_path):
@@ -366,11 +366,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_memory_is_bounded(tmp_path, test_images):
+def test_memory_is_bounded(tmp_path, digits_to_draw):
     (tmp_path / "bomb.png").write_bytes(bomb(20_000))
     answer, megabytes = python("-c", MEMORY, "bomb.png", cwd=tmp_path).stdout.split()
     assert (answer, int(megabytes) < 50) == ("refused", True)
-    page = Image.fromarray(coloured(place(pen(test_images[0], 500), 750, 1000)))
+    page = Image.fromarray(coloured(place(pen(digits_to_draw[0], 500), 750, 1000)))
     page.resize((8000, 6000)).save(tmp_path / "photo.jpg")  # 48 megapixels, as a phone has
     answer, megabytes = python("-c", MEMORY, "photo.jpg", cwd=tmp_path).stdout.split()
     assert (answer, int(megabytes) < 400) == ("1", True)
