@@ -88,8 +88,9 @@ def read_raw(source) -> np.ndarray:
     """The pixels, uint8 [28, 28], of an image that is in MNIST's format already."""
     pixels = read_image(source)
     if pixels.shape != (SIZE, SIZE):
+        name = source if isinstance(source, (str, Path)) else "the image"
         height, width = pixels.shape
-        raise InputError(f"{width}×{height} pixels are not MNIST's format of {SIZE}×{SIZE}; leave --raw out")
+        raise InputError(f"{name} has {width}×{height} pixels, not MNIST's {SIZE}×{SIZE}; leave raw out")
     return pixels
 
 

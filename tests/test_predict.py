@@ -165,6 +165,16 @@ def test_a_blank_page_has_no_digit(cli):
     assert_one_sentence(err.rstrip("\n"))
 
 
+def test_a_picture_of_another_size_is_not_raw(cli, images):
+    drawn(images[:1]).save("page.png")
+    Image.fromarray(images[0]).save("seven.png")
+    code, out, err = cli("predict", "page.png", "seven.png", "--raw")
+    assert code == 0
+    assert out.startswith("seven.png: 7  ")
+    assert "page.png has 152×152 pixels" in err
+    assert_one_sentence(err.rstrip("\n"))
+
+
 def test_an_unsure_answer_is_said_to_be_unsure(cli, images):
     Image.fromarray(images[0] // 2 + images[1] // 2).save("both.png")
     Image.fromarray(images[0]).save("seven.png")
