@@ -13,23 +13,12 @@ from torch import Tensor, nn
 from .errors import InputError
 
 
-class WholeConv2d(nn.Conv2d):
-    """A convolution whose kernel covers its whole input, computed as the Linear that it equals.
-
-    The parameters, their initialisation and the output [batch, out, 1, 1] are Conv2d's own. It is worth 2% of a LeNet
-    step, which is within the spread of the measurement (benchmarks/step.md).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
-
-
 def lenet(classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998) without padding: 84 features; 44,426 parameters for ten classes."""
     body = nn.Sequential(
         nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2),
         nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
-        WholeConv2d(16, 120, 4), nn.Tanh(), nn.Flatten(),
+        nn.Conv2d(16, 120, 4), nn.Tanh(), nn.Flatten(),
         nn.Linear(120, 84), nn.Tanh(),
     )  # fmt: skip
     return nn.Sequential(body, nn.Linear(84, classes))

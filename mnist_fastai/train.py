@@ -1,5 +1,6 @@
 """A Recipe in, a run directory out. fastai's loop does the training; what differs from it is a callback."""
 
+import hashlib
 import json
 import math
 import platform
@@ -414,8 +415,8 @@ def _finish(run: Run, learner: Learner, kept: KeepRun, data: Data, console: Cons
     predictions = logits.argmax(1).numpy()
     with whole_file(run.path / "predictions.npy") as tmp, open(tmp, "wb") as f:
         np.save(f, predictions.astype(np.min_scalar_type(len(data.classes))))
-    weights = {k: v.contiguous() for k, v in learner.model.state_dict().items()}
-    write_bytes(run.path / "model.safetensors", safetensors.torch.save(weights))
+    weights = safetensors.torch.save({k: v.contiguous() for k, v in learner.model.state_dict().items()})
+    write_bytes(run.path / "model.safetensors", weights)
     untouched = make_learner(recipe, learner.dls)  # without the Recorder's 2,000 losses an epoch
     untouched.model = learner.model
     write_learner(untouched, run.path / "learner.pkl")
@@ -436,6 +437,7 @@ def _finish(run: Run, learner: Learner, kept: KeepRun, data: Data, console: Cons
         "versions": {"mnist_fastai": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "torchvision", "fastai", "numpy")},
         "git_commit": git_commit(),
+        "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
         "data_digest": kept.digest,
         "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
     }

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mnist_fastai import recipes
-from mnist_fastai.models import ARCHS, WholeConv2d, deep, lenet
+from mnist_fastai.models import ARCHS, deep, lenet
 
 
 @pytest.mark.parametrize(
@@ -86,26 +86,3 @@ def test_features_come_after_their_activation(arch):
 def test_recipes_know_every_architecture():
     # recipes.py imports no torch, and so says the names again
     assert set(recipes.ARCHS) == set(ARCHS)
-
-
-def test_whole_convolution_equals_conv2d():
-    torch.manual_seed(0)
-    whole, plain = WholeConv2d(16, 120, 4).double(), nn.Conv2d(16, 120, 4).double()
-    plain.load_state_dict(whole.state_dict())
-    x = torch.randn(5, 16, 4, 4, dtype=torch.double)
-    results = []
-    for layer in (whole, plain):
-        given = x.clone().requires_grad_()
-        out = layer(given)
-        out.square().sum().backward()
-        results.append((out, given.grad, layer.weight.grad, layer.bias.grad))
-    for ours, theirs in zip(*results, strict=True):
-        assert ours.shape == theirs.shape
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_whole_convolution_begins_with_the_weights_of_conv2d():
-    torch.manual_seed(0)
-    whole = WholeConv2d(16, 120, 4)
-    torch.manual_seed(0)
-    assert torch.equal(whole.weight, nn.Conv2d(16, 120, 4).weight)
