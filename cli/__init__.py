@@ -122,7 +122,7 @@ def train(
     from rich.console import Console
 
     from mnist_fastai import train
-    from mnist_fastai.run import check_new
+    from mnist_fastai.files import check_new
 
     console = None if quiet else Console(stderr=as_json)
     if dry_run and out:

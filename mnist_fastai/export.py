@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from . import __version__
 from .errors import InputError, RunError
 from .evaluate import metrics, predict_logits
+from .files import atomic_file, check_folder, make_folder, write_bytes
 from .recipes import NORMALIZE
-from .run import Run, check_folder, make_folder, whole_file, write_bytes
+from .run import Run
 from .train import load_run
 
 FILES = {  # what each format is known by
@@ -106,7 +107,7 @@ _DYNAMIC = ({0: torch.export.Dim("batch")},)
 
 def write_learner(learner: Learner, path: Path) -> None:
     """Write what `load_learner` reads. It is a pickle: to load one is to run code, so load only what you trust."""
-    with whole_file(path) as tmp:
+    with atomic_file(path) as tmp:
         try:
             # fastai's default, cloudpickle, writes some of fastai's functions by value: as bytecode of this very
             # Python, with paths of this machine
@@ -249,7 +250,7 @@ def _predict(format: str, path: Path, answers: Answers, folder: Path, what: str)
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    with whole_file(path) as tmp, open(tmp, "wb") as f:
+    with atomic_file(path) as tmp, open(tmp, "wb") as f:
         np.save(f, array)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
+from .files import write_bytes
 from .plots import COLORS
-from .run import write_bytes
 
 
 def write_page(

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
+from .files import atomic_file
 from .preprocess import SIZE, preprocess, read_image
-from .run import Run, pretrained, whole_file
+from .run import Run, pretrained
 
 BATCH = 64  # images that go through the network, and pictures that are held, at once: 1,000 are slower
 UNSURE = 0.5  # below this probability, the other classes together are as likely, and the answer is said to be so
@@ -175,7 +176,7 @@ def csv_file(path: Path, top: int) -> Iterator[Callable[[dict], None]]:
     """Give a function that adds an answer to a CSV file, which is there whole at the end, or not at all."""
     columns = ["file", "digit", "probability"]
     columns += [name for k in range(2, top + 1) for name in (f"digit_{k}", f"probability_{k}")]
-    with whole_file(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
+    with atomic_file(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, [*columns, "note", "error"], lineterminator="\n")
         writer.writeheader()
 
@@ -193,5 +194,5 @@ def draw_steps(name: str, picture: Path | bytes, path: Path) -> None:
     """Draw what `preprocess` does to a picture, as a PNG."""
     from . import plots  # matplotlib takes 0.3 s
 
-    with whole_file(path) as tmp:
+    with atomic_file(path) as tmp:
         plots.preprocessing(preprocess(read_image(picture)), name).savefig(tmp, format="png", dpi=150)

@@ -11,8 +11,9 @@ import numpy as np
 from scipy import stats
 
 from . import plots
+from .files import atomic_file, write_bytes
 from .recipes import FAILED, IMPROVED, LEARNING_RATE_001, PUBLISHED, READINGS, STARTS, VANILLA, Recipe
-from .run import Run, whole_file, write_bytes
+from .run import Run
 
 CLOSE = 0.0015  # a row is met within 0.15 points of what was published, or above
 NOISE = 0.05  # a step whose p is above this is called noise
@@ -192,7 +193,7 @@ def write_results(out: str | Path, labels: np.ndarray, unmade: dict[str, str]) -
     write_bytes(out / "results.md", ("\n\n".join(part.strip() for part in parts if part) + "\n").encode())
     write_bytes(out / "results.csv", _csv(everything).encode())
     if table:
-        with whole_file(out / "results.png") as tmp:
+        with atomic_file(out / "results.png") as tmp:
             shown = [row for group, row, _ in everything if group in ("table", "improved")]
             dots = [(row.recipe.name, list(row.accuracies.values()), row.published) for row in shown]
             plots.rows(dots, "Test accuracy at the last epoch").savefig(tmp, format="png", dpi=150)

@@ -14,47 +14,16 @@ This module knows nothing of torch.
 
 import csv
 import json
-import os
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from .errors import InputError, RunError
+from .errors import InputError
+from .files import atomic_file, check_new, write_json
 from .recipes import Recipe
 
 RUNS = Path("runs")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and rename it to `path` at the end: there whole, or not at all.
-
-    Raises RunError, with what stood at `path` untouched, where it cannot be written (a full disk, say).
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        with open(partial, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(partial, path)
-    except OSError as e:
-        why = e.strerror or e
-        raise RunError(f"cannot write {path} ({why}); make room or take another place (what was there is kept)") from e
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    with whole_file(path) as tmp:
-        tmp.write_bytes(content)
-
-
-def write_json(path: Path, value) -> None:
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 class Run:
@@ -137,7 +106,7 @@ class Run:
 
     def write_history(self, rows: list[dict]) -> None:
         columns = ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "seconds"]
-        with whole_file(self.path / "history.csv") as tmp, open(tmp, "w", newline="") as f:
+        with atomic_file(self.path / "history.csv") as tmp, open(tmp, "w", newline="") as f:
             writer = csv.DictWriter(f, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -148,28 +117,6 @@ def pretrained() -> Path:
     here = Path(__file__).parent
     installed = here / "shipped"  # where a wheel puts models/; an editable install leaves it where it is
     return (installed if installed.is_dir() else here.parent / "models") / "mnist_model"
-
-
-def check_new(path: str | Path) -> None:
-    """Raise InputError where something stands at `path`."""
-    if os.path.lexists(path):
-        raise InputError(f"{path} exists already; choose another --out, or go on with a run by --resume")
-
-
-def check_folder(path: str | Path) -> None:
-    """Raise InputError where no folder can be made at `path`, since a file is in the way."""
-    path = Path(path)
-    there = next(p for p in (path, *path.resolve().parents) if p.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot make the folder {path} ({there} is a file); choose another --out")
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder, with those above it, unless it is there. Raises InputError where that cannot be done."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"cannot make the folder {path} ({e.strerror}); choose another --out") from e
 
 
 def _read_json(folder: Path, name: str) -> dict:

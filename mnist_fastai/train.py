@@ -35,9 +35,10 @@ from . import __version__, plots
 from .data import EVAL_BATCH, Data, dataloaders, load_data
 from .errors import InputError, RunError
 from .evaluate import metrics, predict_logits
+from .files import atomic_file, check_new, write_bytes, write_json
 from .models import ARCHS
 from .recipes import Recipe
-from .run import Run, check_new, whole_file, write_bytes, write_json
+from .run import Run
 
 CHECKPOINT = "checkpoint.safetensors"
 HEADER = "epoch  train_loss  valid_loss  accuracy  seconds"
@@ -413,7 +414,7 @@ def _finish(run: Run, learner: Learner, kept: KeepRun, data: Data, console: Cons
     logits, labels = predict_logits(learner)
     found = metrics(logits, labels, data.classes)
     predictions = logits.argmax(1).numpy()
-    with whole_file(run.path / "predictions.npy") as tmp, open(tmp, "wb") as f:
+    with atomic_file(run.path / "predictions.npy") as tmp, open(tmp, "wb") as f:
         np.save(f, predictions.astype(np.min_scalar_type(len(data.classes))))
     weights = safetensors.torch.save({k: v.contiguous() for k, v in learner.model.state_dict().items()})
     write_bytes(run.path / "model.safetensors", weights)
@@ -421,7 +422,7 @@ def _finish(run: Run, learner: Learner, kept: KeepRun, data: Data, console: Cons
     untouched.model = learner.model
     write_learner(untouched, run.path / "learner.pkl")
     title = f"{recipe.name}, seed {recipe.seed}: {found['accuracy']:.2%} of {found['images']:,} images"
-    with whole_file(run.path / "curves.png") as tmp:
+    with atomic_file(run.path / "curves.png") as tmp:
         plots.curves(kept.history, title).savefig(tmp, format="png", dpi=150)
     run.write_history(kept.history)
     trained = recipe.num_epochs * len(data.train)

@@ -22,8 +22,9 @@ from .embed import EXAGGERATED, ITERATIONS, Map, embed, scores
 from .errors import InputError
 from .evaluate import predict_logits
 from .features import BODY, extract
+from .files import atomic_file, check_folder, make_folder, write_bytes, write_json
 from .page import write_page
-from .run import Run, check_folder, make_folder, whole_file, write_bytes, write_json
+from .run import Run
 from .train import find_device, load_run, make_learner, say
 
 SAMPLES = 1000
@@ -114,7 +115,7 @@ def tsne(
     write_csv(out / "tsne.csv", table, found)
     arrays = {"index": index, "labels": labels, "predictions": predictions, "probabilities": probabilities, **features}
     arrays |= {f"{name}_positions": map.positions for name, map in found.items()}
-    with whole_file(out / "features.npz") as tmp, open(tmp, "wb") as f:
+    with atomic_file(out / "features.npz") as tmp, open(tmp, "wb") as f:
         np.savez(f, **arrays, perplexity=result["perplexity"])
     if projector:
         write_projector(out / "projector", features, table, images)
@@ -145,7 +146,7 @@ def write_pictures(out: Path, found: dict[str, Map], about: dict, draw: Callable
         for name, s in about.items()
     }
     for stem, names in {"tsne": list(panels), **{f"tsne-{name}": [name] for name in panels}}.items():
-        with whole_file(out / f"{stem}.{format}") as tmp, matplotlib.rc_context({"svg.hashsalt": stem}):
+        with atomic_file(out / f"{stem}.{format}") as tmp, matplotlib.rc_context({"svg.hashsalt": stem}):
             draw(dict(panels[name] for name in names)).savefig(tmp, format=format, dpi=150, metadata=FORMATS[format])
         for other in FORMATS.keys() - {format}:
             (out / f"{stem}.{other}").unlink(missing_ok=True)
@@ -155,7 +156,7 @@ def write_csv(path: Path, table: dict, found: dict[str, Map]) -> None:
     """A row an image: its place in the validation split, what it is and is taken for, and where each map has it."""
     columns = [f"{name}_{axis}" for name in found for axis in "xy"]
     positions = np.concatenate([map.positions for map in found.values()], axis=1)
-    with whole_file(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
+    with atomic_file(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow([*table, *columns])
         for row, places in zip(zip(*table.values(), strict=True), positions, strict=True):
@@ -173,11 +174,11 @@ def write_projector(folder: Path, features: dict[str, np.ndarray], table: dict, 
     sprite = np.zeros((side * side, size, size), np.uint8)
     sprite[:n] = images
     sprite = sprite.reshape(side, side, size, size).transpose(0, 2, 1, 3).reshape(side * size, -1)
-    with whole_file(folder / "sprite.png") as tmp:
+    with atomic_file(folder / "sprite.png") as tmp:
         Image.fromarray(sprite).save(tmp, format="png")
     config = []
     for name, values in features.items():
-        with whole_file(folder / f"{name}.tsv") as tmp:
+        with atomic_file(folder / f"{name}.tsv") as tmp:
             np.savetxt(tmp, values, fmt="%.6g", delimiter="\t")
         config.append(
             f'embeddings {{\n  tensor_name: "{name}"\n  tensor_path: "{name}.tsv"\n  metadata_path: "metadata.tsv"\n'

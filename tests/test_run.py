@@ -9,7 +9,7 @@ from conftest import assert_one_sentence, full_disk, tree, without_seconds
 
 from mnist_fastai import Recipe, Run, fit, pretrained, resume
 from mnist_fastai.errors import InputError, RunError
-from mnist_fastai.run import whole_file, write_json
+from mnist_fastai.files import atomic_file, write_json
 
 
 def refused(error, call, *args, **kwargs) -> str:
@@ -22,10 +22,10 @@ def refused(error, call, *args, **kwargs) -> str:
 # --- whole files --------------------------------------------------------------------------------------------------
 
 
-def test_whole_file_replaces_what_stood_there(tmp_path):
+def test_atomic_file_replaces_what_stood_there(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text("after")
         assert path.read_text() == "before", "not yet"
     assert tree(tmp_path) == {"file": b"after"}
@@ -33,12 +33,12 @@ def test_whole_file_replaces_what_stood_there(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [{}, {"file": b"before"}])
-def test_whole_file_that_is_broken_off_leaves_what_stood_there(tmp_path, error, before):
+def test_atomic_file_that_is_broken_off_leaves_what_stood_there(tmp_path, error, before):
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
 
     def write():
-        with whole_file(tmp_path / "file") as partial:
+        with atomic_file(tmp_path / "file") as partial:
             partial.write_text("half")
             raise error
 
@@ -47,7 +47,7 @@ def test_whole_file_that_is_broken_off_leaves_what_stood_there(tmp_path, error, 
     assert tree(tmp_path) == before
 
 
-def test_whole_file_on_a_full_disk_leaves_what_stood_there(tmp_path):
+def test_atomic_file_on_a_full_disk_leaves_what_stood_there(tmp_path):
     write_json(tmp_path / "file", "before")
     before = tree(tmp_path)
     with full_disk(1000):

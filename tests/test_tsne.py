@@ -240,7 +240,7 @@ def test_an_unfinished_run_says_how_to_go_on(cli, interrupted):
     assert "--resume" in refused(cli("tsne", interrupted))
 
 
-def test_a_full_disk_leaves_whole_files_only(cli, run):
+def test_a_full_disk_leaves_atomic_files_only(cli, run):
     with full_disk(100_000):  # bytes: less than the picture of all three
         outcome = cli("tsne", run.path, "--out", "out", *FEW, "--quiet")
     assert "tsne.png" in refused(outcome, code=1)
