@@ -16,9 +16,9 @@ from statistics import median
 import torch
 from step import STEPS, TURNS, step
 
-from mnist_fastai import train
-from mnist_fastai.data import load_data
+from mnist_fastai import load_data
 from mnist_fastai.recipes import AUGMENTS, LEARNING_RATE_001
+from mnist_fastai.train import git_commit
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     plain = median(times["none"])
     lines = [
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"commit {train.git_commit()}; median of {TURNS} times {STEPS} steps of 32 images of `deep` on the CPU.",
+        f"commit {git_commit()}; median of {TURNS} times {STEPS} steps of 32 images of `deep` on the CPU.",
         "",
         "| augmentation | ms a step | min–max | cost |",
         "|---|--:|--:|--:|",

@@ -1,12 +1,13 @@
-"""Seconds of one training epoch on MNIST (60,000 images, batch size 32, no validation), four ways side by side:
+"""Seconds of one training epoch on MNIST (60,000 images, batch size 32, no validation), five ways side by side:
 
 (a) a bare PyTorch loop on tensors that already lie in memory on the device;
+(a′) the same in channels_last and with a fused optimizer, as (d) trains;
 (b) the usual PyTorch script: torchvision's MNIST with ToTensor and Normalize through a DataLoader, no workers;
 (c) stock fastai: PNG files through ImageBlock(PILImageBW), as many workers as it takes by itself;
 (d) this package: `make_learner(recipe, dataloaders(load_data()))`, without the run directory that `fit` writes.
 
-Each trains `lenet` (Adam, learning rate 0.0005) and `deep` (SGD with momentum 0.9, learning rate 0.001), in an order
-a b c d a b c d …, after 50 batches each that do not count. What an epoch needs each time, such as starting workers,
+Each trains `lenet` (Adam, learning rate 0.0005) and `deep` (SGD with momentum 0.9, learning rate 0.001), in the order
+a a′ b c d a a′ …, after 50 batches each that do not count. What an epoch needs each time, such as starting workers,
 counts; reading the set into memory and writing files for (b) and (c), in a temporary folder, does not.
 
     python benchmarks/epoch.py --out table.md            # the whole of it: 10 minutes or more on two cores
@@ -43,10 +44,12 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import MNIST
 
-from mnist_fastai.data import EMBEDDED, dataloaders, load_data
+from mnist_fastai import dataloaders, load_data, make_learner
+from mnist_fastai.datasets import EMBEDDED
+from mnist_fastai.learner import find_device
 from mnist_fastai.models import ARCHS
 from mnist_fastai.recipes import NORMALIZE, Recipe
-from mnist_fastai.train import find_device, git_commit, make_learner
+from mnist_fastai.train import git_commit
 
 BATCH, STEPS, WARM_UP = 32, 1875, 50  # images in a batch, batches in an epoch, batches that do not count
 MEAN, STD = NORMALIZE["half"]
@@ -109,15 +112,14 @@ class Timed(Callback):
 def plain(arch: str) -> nn.Sequential:
     """The package's architecture in PyTorch's own layers, in their usual memory format."""
     body, head = ARCHS[arch]()
-    return nn.Sequential(
-        *(nn.Conv2d(m.in_channels, m.out_channels, m.kernel_size) if isinstance(m, nn.Conv2d) else m for m in body),
-        head,
-    )
+    return nn.Sequential(*body, head)
 
 
-def torch_loop(recipe: Recipe, batches, device: torch.device):
+def torch_loop(recipe: Recipe, batches, device: torch.device, **fast):
     model = plain(recipe.arch).to(device)
-    opt = OPTS[recipe.opt](model.parameters(), lr=recipe.learning_rate)
+    if fast:
+        model = model.to(memory_format=torch.channels_last)
+    opt = OPTS[recipe.opt](model.parameters(), lr=recipe.learning_rate, **fast)
 
     def epoch(clock: Clock):
         clock.start()
@@ -146,7 +148,7 @@ def write_files(root: Path, data) -> None:
     raw.mkdir(parents=True)
     for path in EMBEDDED.glob("*.gz"):
         (raw / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    for name, split in (("training", data.train), ("testing", data.valid)):
+    for name, split in (("training", data.train), ("testing", data.test)):
         for digit in data.classes:
             (root / "png" / name / digit).mkdir(parents=True)
         for i, (image, label) in enumerate(zip(split.images.numpy(), split.labels.tolist(), strict=True)):
@@ -154,7 +156,7 @@ def write_files(root: Path, data) -> None:
 
 
 def contenders(root: Path, data, device: torch.device):
-    """The data of all four, made once; returns name → (recipe → a function that trains an epoch by a Clock)."""
+    """The data of all five, made once; returns name → (recipe → a function that trains an epoch by a Clock)."""
     images, labels = data.train.images[:, None].to(device), data.train.labels.to(device)
 
     def from_memory():
@@ -183,6 +185,7 @@ def contenders(root: Path, data, device: torch.device):
 
     return {
         "(a) PyTorch loop, tensors in memory": lambda recipe: torch_loop(recipe, from_memory, device),
+        "(a′) the same, channels_last and fused": lambda recipe: torch_loop(recipe, from_memory, device, fused=True),
         "(b) PyTorch script, torchvision and DataLoader": lambda recipe: torch_loop(recipe, from_loader, device),
         "(c) stock fastai, PNG files": stock,
         "(d) mnist-fastai": lambda recipe: fastai_fit(make_learner(recipe, dataloaders(data, BATCH, device=device))),
@@ -203,7 +206,7 @@ def about(device: torch.device, batches: int, repeats: int) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Time a training epoch of four contenders; see the file's docstring.")
+    parser = argparse.ArgumentParser(description="Time a training epoch of five contenders; see the file's docstring.")
     parser.add_argument("--batches", type=int, default=STEPS, help="time the first N (2-1875), scaled (default: all)")
     parser.add_argument("--repeats", type=int, default=3, help="epochs of each contender (default: 3)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -215,8 +218,8 @@ def main():
     device, data = find_device(args.device), load_data()
     lines = [about(device, args.batches, args.repeats), ""]
     lines += [
-        "| architecture | contender | s/epoch, median | min–max | × (a) | (c) takes |",
-        "|---|---|--:|--:|--:|--:|",
+        "| architecture | contender | s/epoch, median | min–max | × (a) | × (a′) | (c) takes |",
+        "|---|---|--:|--:|--:|--:|--:|",
     ]
     with tempfile.TemporaryDirectory() as root:
         write_files(Path(root), data)
@@ -233,10 +236,10 @@ def main():
                     times[name].append(clock.seconds)
                     print(f"{recipe.arch} {name}: {clock.seconds:.2f} s", file=sys.stderr)
             medians = {name: median(t) for name, t in times.items()}
-            a, _, c, _ = medians.values()
+            a, fast, _, c, _ = medians.values()
             lines += [
                 f"| {recipe.arch} | {name} | {m:.2f} | {min(times[name]):.2f}–{max(times[name]):.2f} "
-                f"| {m / a:.2f} | {c / m:.2f} × as long |"
+                f"| {m / a:.2f} | {m / fast:.2f} | {c / m:.2f} × as long |"
                 for name, m in medians.items()
             ]
     print(*lines, sep="\n")

@@ -26,8 +26,9 @@ from scipy import ndimage
 from sklearn.datasets import load_digits
 
 from mnist_fastai import load_data
-from mnist_fastai.predict import Session
-from mnist_fastai.preprocess import preprocess, read_image
+from mnist_fastai.reader.form import preprocess
+from mnist_fastai.reader.image import read_image
+from mnist_fastai.reader.session import Session
 from mnist_fastai.train import git_commit
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file, and the figure beside it")
     args = parser.parse_args()
     data = load_data()
-    images, labels = data.valid.images.numpy(), data.valid.labels.numpy()
+    images, labels = data.test.images.numpy(), data.test.labels.numpy()
     classify, failures = reader(), Failures()
     lines = [
         f"{platform.machine()}, SciPy {scipy.__version__}, Pillow {PIL.__version__}, commit {git_commit()}.",

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from mnist_fastai import Classifier, load_data
-from mnist_fastai.preprocess import preprocess, read_image
+from mnist_fastai.reader.form import preprocess
+from mnist_fastai.reader.image import read_image
 from mnist_fastai.train import git_commit
 
 TURNS = 5
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     out = parser.parse_args().out
-    images = load_data().valid.images.numpy()
+    images = load_data().test.images.numpy()
     with tempfile.TemporaryDirectory() as folder:
         digit, photo = Path(folder) / "digit.png", Path(folder) / "photo.jpg"
         Image.fromarray(images[0]).save(digit)

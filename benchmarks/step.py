@@ -19,12 +19,12 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from torch import nn
 
-from mnist_fastai import data as data_module
-from mnist_fastai import models, train
-from mnist_fastai.data import dataloaders, load_data
+import mnist_fastai.dataloader
+import mnist_fastai.learner
+from mnist_fastai import Data, dataloaders, load_data
 from mnist_fastai.recipes import LEARNING_RATE_0005, LEARNING_RATE_001, Recipe
+from mnist_fastai.train import git_commit
 
 WARM_UP, STEPS, TURNS = 50, 300, 5
 
@@ -48,28 +48,25 @@ def unfused(optimizer: type) -> Callable:
 
 WITHOUT = {  # what is taken out: what stands in its place meanwhile
     "nothing": [],
-    "callbacks called only for the events they handle": [(train, "LeanLearner", Learner)],
-    "a loss on plain tensors": [(train, "CrossEntropyLoss", CrossEntropyLossFlat)],
-    "batch transforms of 1,024 images at once": [(data_module, "PREPARED", 1)],
+    "callbacks called only for the events they handle": [(mnist_fastai.learner, "LeanLearner", Learner)],
+    "a loss on plain tensors": [(mnist_fastai.learner, "CrossEntropyLoss", CrossEntropyLossFlat)],
+    "batch transforms of 1,024 images at once": [(mnist_fastai.dataloader, "PREPARED", 1)],
     "fused optimizers": [
         (torch.optim, "Adam", unfused(torch.optim.Adam)),
         (torch.optim, "SGD", unfused(torch.optim.SGD)),
     ],
     "channels_last": [(torch, "channels_last", torch.contiguous_format)],
-    "the whole convolution as a Linear": [(models, "WholeConv2d", nn.Conv2d)],
 }
 
 
-def step(recipe: Recipe, data: data_module.Data, places: list) -> float:
+def step(recipe: Recipe, data: Data, places: list) -> float:
     """Milliseconds of a step."""
     patches = [mock.patch.object(*place) for place in places]
     for patch in patches:
         patch.start()
     try:
-        learner, steps = (
-            train.make_learner(recipe, dataloaders(data, recipe.batch_size, recipe.normalize, recipe.augment)),
-            Steps(),
-        )
+        dls, steps = dataloaders(data, recipe.batch_size, recipe.normalize, recipe.augment), Steps()
+        learner = mnist_fastai.learner.make_learner(recipe, dls)
         with learner.no_bar(), learner.no_logging():
             learner.fit(1, cbs=steps)
     finally:
@@ -83,19 +80,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     out = parser.parse_args().out
     data = load_data()
-    cases = [
-        (recipe, what)
-        for recipe in (LEARNING_RATE_0005, LEARNING_RATE_001)
-        for what in WITHOUT
-        if recipe.arch == "lenet" or what != list(WITHOUT)[-1]  # only LeNet has such a convolution
-    ]
+    cases = [(recipe, what) for recipe in (LEARNING_RATE_0005, LEARNING_RATE_001) for what in WITHOUT]
     times = {case: [] for case in cases}
     for _ in range(TURNS):
         for recipe, what in cases:
             times[recipe, what].append(step(recipe, data, WITHOUT[what]))
     lines = [
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"commit {train.git_commit()}; median of {TURNS} times {STEPS} steps of 32 images on the CPU.",
+        f"commit {git_commit()}; median of {TURNS} times {STEPS} steps of 32 images on the CPU.",
         "",
         "| architecture | without | ms a step | min–max | difference |",
         "|---|---|--:|--:|--:|",

@@ -8,8 +8,8 @@ to 50 dimensions, at perplexity 30 and its own defaults else: openTSNE as `embed
 neighbours), scikit-learn's with 1,000 iterations. The seconds do not count the PCA. One thread is not timed at 70,000.
 
 Quality: the accuracy of ten nearest neighbours in the map, leave-one-out over all points; trustworthiness and the
-silhouette over at most 5,000 of them, since they take memory by the square. Above the table, the seconds of `extract`
-beside those of the same forward pass without a hook, and what the whole command takes with its pictures and page.
+silhouette over at most 5,000 of them, since they take memory by the square. Above the table, the seconds of a forward
+pass with and without the hook that takes a layer's output, and of the whole command with its pictures and page.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,11 +30,8 @@ import numpy as np
 import torch
 from sklearn.manifold import TSNE
 
-from mnist_fastai import load_data, load_run, make_learner, pretrained
-from mnist_fastai.data import Split, dataloaders
-from mnist_fastai.embed import PERPLEXITY, SCORED, embed, knn_accuracy, reduce, scores
-from mnist_fastai.evaluate import predict_logits
-from mnist_fastai.features import extract
+from mnist_fastai import Data, Split, dataloaders, embed, forward, load_data, load_run, make_learner, pretrained
+from mnist_fastai.embedding import MAX_SCORED, PERPLEXITY, knn_accuracy, reduce, score
 from mnist_fastai.recipes import LEARNING_RATE_001
 from mnist_fastai.train import git_commit
 
@@ -49,18 +45,18 @@ REPEATS = 5  # of the forward pass, with and without a hook, in turns
 
 def timed(call: Callable):
     began = time.perf_counter()
-    found = call()
-    return time.perf_counter() - began, found
+    result = call()
+    return time.perf_counter() - began, result
 
 
 def points() -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The pixels and the shipped model's features of all 70,000 images, float32 [n, d], shuffled, and their labels."""
     data = load_data()
-    everything = Split(*(torch.cat([getattr(s, a) for s in (data.train, data.valid)]) for a in ("images", "labels")))
+    everything = Split(*(torch.cat([getattr(s, a) for s in (data.train, data.test)]) for a in ("images", "labels")))
     everything = everything[torch.from_numpy(np.random.default_rng(0).permutation(len(everything)))]
-    learner = load_run(pretrained(), data=replace(data, valid=everything))
+    learner = load_run(pretrained(), data=Data(data.train[:32], everything, data.classes))
     pixels = everything.images.flatten(1).numpy().astype(np.float32) / 255
-    return {"raw": pixels, "trained": extract(learner, learner.dls.valid)}, everything.labels.numpy()
+    return {"raw": pixels, "trained": forward(learner, layer="0").features}, everything.labels.numpy()
 
 
 def rows(sizes: list[int]):
@@ -72,8 +68,8 @@ def rows(sizes: list[int]):
                 if n > 10_000 and name.endswith("1 thread"):
                     continue
                 seconds, positions = timed(lambda contender=contender, x=x: contender(x))
-                some = scores(x[:SCORED], positions[:SCORED], y[:SCORED])
-                quality = knn_accuracy(positions, y), some["trustworthiness"], some["silhouette"]
+                scores = score(x[:MAX_SCORED], positions[:MAX_SCORED], y[:MAX_SCORED])
+                quality = knn_accuracy(positions, y), scores["trustworthiness"], scores["silhouette"]
                 row = f"| {n:,} | {kind} | {name} | {seconds:.1f} | " + " | ".join(f"{q:.4f}" for q in quality) + " |"
                 yield row
 
@@ -82,8 +78,8 @@ def hook_line() -> str:
     learner = make_learner(LEARNING_RATE_001, dataloaders(load_data()))
     plain, hooked = [], []
     for _ in range(1 + REPEATS):
-        plain.append(timed(lambda: predict_logits(learner))[0])
-        hooked.append(timed(lambda: extract(learner, learner.dls.valid))[0])
+        plain.append(timed(lambda: forward(learner))[0])
+        hooked.append(timed(lambda: forward(learner, layer="0"))[0])
     a, b = median(plain[1:]), median(hooked[1:])
     return f"`deep` on 10,000 images, median of {REPEATS}: {a:.2f} s forward, {b:.2f} s with features, {b / a:.2f} ×."
 
@@ -97,7 +93,7 @@ def command_line() -> str:
 
     with tempfile.TemporaryDirectory() as out:
         whole = seconds(Path(sys.executable).with_name("mnist-fa"), "tsne", pretrained(), "--out", out)
-    imports = seconds(sys.executable, "-c", "import mnist_fastai.tsne")
+    imports = seconds(sys.executable, "-c", "import mnist_fastai.maps")
     return f"`mnist-fa tsne`, cold start, median of 3: {whole:.1f} s, of which imports {imports:.1f} s."
 
 

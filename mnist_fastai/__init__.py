@@ -8,30 +8,58 @@ The names below are imported when first used (PEP 562): `import mnist_fastai` it
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .dataloader import dataloaders
+    from .datasets import Data, Split, load_data
+    from .embedding import embed, transform
+    from .errors import InputError, MissingData, RunError
+    from .evaluation import forward, metrics
+    from .exports import Exported, export
+    from .learner import load_run, make_learner
+    from .reader.classifier import Classifier
+    from .reader.form import preprocess
+    from .reader.image import read_image
+    from .reader.session import Session
+    from .recipes import RECIPES, Recipe, load_recipe
+    from .run import Run, pretrained
+    from .train import fit, resume
 
 __version__ = "0.1.0"
+__all__ = [  # noqa: RUF022  in the order of the pipeline
+    "Recipe", "RECIPES", "load_recipe",
+    "Data", "Split", "load_data", "dataloaders",
+    "make_learner", "fit", "resume", "load_run", "Run", "pretrained",
+    "forward", "metrics", "embed", "transform", "export", "Exported",
+    "Session", "Classifier", "preprocess", "read_image",
+    "InputError", "MissingData", "RunError",
+]  # fmt: skip
 
-_HOME = {
-    "Recipe": "recipes",
-    "Run": "run",
-    "pretrained": "run",
-    "load_data": "data",
-    "dataloaders": "data",
-    "make_learner": "train",
-    "fit": "train",
-    "resume": "train",
-    "load_run": "train",
-    "export_model": "export",
-    "Classifier": "classifier",
+_MODULES = {
+    "recipes": "Recipe RECIPES load_recipe",
+    "datasets": "Data Split load_data",
+    "dataloader": "dataloaders",
+    "learner": "make_learner load_run",
+    "train": "fit resume",
+    "run": "Run pretrained",
+    "evaluation": "forward metrics",
+    "embedding": "embed transform",
+    "exports": "export Exported",
+    "reader.session": "Session",
+    "reader.classifier": "Classifier",
+    "reader.form": "preprocess",
+    "reader.image": "read_image",
+    "errors": "InputError MissingData RunError",
 }
-__all__ = ["__version__", *_HOME]
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
-def __getattr__(name):
+def __getattr__(name: str):
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
-    return sorted(__all__)
+def __dir__() -> list[str]:
+    return sorted(["__version__", *__all__])

@@ -1,12 +1,17 @@
 """Augmentations of whole batches on the training device: fastai batch transforms that change training images only."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from fastai.vision.core import TensorImageBW
 from fasttransform import Transform
 from torch import Tensor
+
+from .errors import InputError
+from .recipes import AUGMENTS
+from .resolve import resolve
 
 
 class RandomAffine(Transform):
@@ -53,10 +58,32 @@ class RandomAffine(Transform):
         return F.grid_sample(x, F.affine_grid(places, x.shape, align_corners=False), align_corners=False)
 
 
-AUGMENT = {
-    "none": None,
-    "flip": RandomAffine(flip=0.5),
-    "rotate-45": RandomAffine(degrees=45),
-    "translate-7": RandomAffine(pixels=7),
-    "affine": RandomAffine(degrees=12, scale=0.1, shear=0.1, pixels=2),
-}
+class BatchFunction(Transform):
+    """A function from training images, float32 [n, 1, 28, 28] in [0, 1], to such images."""
+
+    order, split_idx = 30, 0
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def encodes(self, x: TensorImageBW):
+        return TensorImageBW(self.function(x.as_subclass(Tensor)))
+
+
+def find_augment(augment) -> list[Transform]:
+    """The batch transforms for a name in AUGMENTS, "package.module:name", a fastai transform or several, or a function.
+
+    A class is called without arguments. Raises InputError for what is none of these.
+    """
+    if isinstance(augment, str):
+        if augment in AUGMENTS:
+            return [RandomAffine(**AUGMENTS[augment])] if AUGMENTS[augment] else []
+        augment = resolve("augment", augment)
+    found = []
+    for each in augment if isinstance(augment, (list, tuple)) else [augment]:
+        made = each() if isinstance(each, type) else each
+        if not callable(made):
+            raise InputError(f"augment {made!r} is neither a transform nor a function of a batch of images")
+        found.append(made if isinstance(made, Transform) else BatchFunction(made))
+    return found

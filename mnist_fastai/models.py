@@ -6,10 +6,12 @@ their activation; the head is the last Linear.
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import recipes
 from .errors import InputError
 
 
@@ -101,12 +103,10 @@ def alexnet(classes: int = 10, weights: str | None = "IMAGENET1K_V1") -> nn.Sequ
     return nn.Sequential(body, nn.Linear(4096, classes))
 
 
-ARCHS = {
-    "lenet": lenet,
-    "deep": deep,
-    "deep-bn": deep_bn,
-    "deep-dropout": deep_dropout,
-    "deep-relu-after-pooling": deep_relu_after_pooling,
-    "deeper": deeper,
-    "alexnet": alexnet,
-}
+def split(model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """The body and the head of `nn.Sequential(body, head)` whose head is a Linear; None for any other model."""
+    seam = isinstance(model, nn.Sequential) and len(model) == 2 and isinstance(model[1], nn.Linear)
+    return (model[0], model[1]) if seam else None
+
+
+ARCHS: dict[str, Callable[[int], nn.Sequential]] = {name: globals()[name.replace("-", "_")] for name in recipes.ARCHS}

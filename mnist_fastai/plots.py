@@ -9,35 +9,43 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-# Ten colours that the colour-blind tell apart as well (Petroff 2021, arXiv:2107.02270), in an order that gives digits
-# that look alike, such as 3, 5 and 8, colours three times as far from each other as the published order
-COLORS = (
-    "#b9ac70", "#e76300", "#92dadd", "#a96b59", "#94a4a2", "#ffa90e", "#717581", "#832db6", "#3f90da", "#bd1f01",
-)  # fmt: skip
+from .colors import COLORS
+
 MARKERS = "osDv^P"  # the second ten classes have the second marker
 SLOTS = 50  # thumbnails beside each other from one edge of a map to the other
+
+NO_CURVE = "epoch", "train_loss", "valid_loss", "error_rate", "seconds"  # columns of a history
+CURVES = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
+
+
+def literal(text: str) -> str:
+    """The text as it is: matplotlib would read what is between dollar signs as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def curves(history: list[dict], title: str) -> Figure:
     """Loss (nats) and accuracy (%) by epoch, side by side. `history` is a run's: a dict of numbers an epoch."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title)
-    loss, accuracy = figure.subplots(1, 2)
+    figure.suptitle(literal(title))
+    loss, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     loss.plot(epochs, [row["train_loss"] for row in history], "o-", color="#0072B2", label="training")
     loss.plot(epochs, [row["valid_loss"] for row in history], "s-", color="#D55E00", label="validation")
-    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy (nats)")
-    loss.set_ylim(bottom=0)
+    loss.set(title="Loss", xlabel="epoch", ylabel="loss (nats)")
     loss.legend()
-    accuracy.plot(epochs, [100 * row["accuracy"] for row in history], "s-", color="#D55E00")
-    accuracy.set(title="Validation accuracy", xlabel="epoch", ylabel="accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(decimals=1))
-    if history:
-        accuracy.annotate(
-            f"{100 * history[-1]['accuracy']:.2f}%", (epochs[-1], 100 * history[-1]["accuracy"]),
-            xytext=(0, -14), textcoords="offset points", ha="right",
-        )  # fmt: skip
-    for axes in (loss, accuracy):
+    metrics = [key for key in (history[0] if history else ()) if key not in NO_CURVE]
+    percent = metrics == ["accuracy"]
+    for i, key in enumerate(metrics):
+        values = [100 * row[key] if percent else row[key] for row in history]
+        right.plot(epochs, values, "s-", color=CURVES[i % len(CURVES)], label=literal(key))
+    right.set(title=f"Validation {literal(metrics[0]) if len(metrics) == 1 else 'metrics'}", xlabel="epoch")
+    if percent:
+        right.yaxis.set_major_formatter(PercentFormatter(decimals=1))
+        last = f"{values[-1]:.2f}%", (epochs[-1], values[-1])
+        right.annotate(*last, xytext=(0, -14), textcoords="offset points", ha="right")
+    elif metrics:
+        right.legend()
+    for axes in (loss, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     return figure
@@ -53,7 +61,7 @@ def rows(results: list[tuple[str, list[float], float | None]], title: str) -> Fi
     high = [r for r in results if r not in low]
     panels = [part for part in (low, high) if part]
     figure = Figure(figsize=(9, 1.6 + 0.45 * len(results)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(part) + 0.5 for part in panels])[:, 0]
     for axes, part in zip(grid, panels, strict=True):
         for y, (_, runs, published) in enumerate(part):
@@ -63,7 +71,7 @@ def rows(results: list[tuple[str, list[float], float | None]], title: str) -> Fi
             axes.plot([mean, mean], [y - 0.3, y + 0.3], color="#0072B2", lw=2.5, zorder=3)
             if published is not None:
                 axes.plot([100 * published], [y], "D", mfc="none", mec="#D55E00", mew=1.8, ms=8, zorder=4)
-        axes.set_yticks(range(len(part)), [name for name, *_ in part])
+        axes.set_yticks(range(len(part)), [literal(" ".join(name.split())) for name, *_ in part])
         axes.set_ylim(len(part) - 0.5, -0.5)
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=1))
         axes.grid(axis="x", alpha=0.3)
@@ -88,12 +96,12 @@ def maps(
     """Images as dots in a plane, coloured by class, side by side for each panel, each class named at its centre."""
     side = (5.2 if len(panels) > 1 else 7) * (1 if images is None else 1.4)  # inches
     figure = Figure(figsize=(side * len(panels), side + 1.1), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     present = np.unique(labels)
     size = float(np.clip(16000 / len(labels), 2, 30)) * (0.5 if len(panels) > 1 else 1)  # points², of a dot
     ring = 72 * side / SLOTS * 1.25 if images is not None else max(7, 2.4 * size**0.5)  # points across
     for axes, (name, positions) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.set_title(name, fontsize=11)
+        axes.set_title(literal(name), fontsize=11)
         middle, half = (positions.min(0) + positions.max(0)) / 2, 0.53 * np.ptp(positions, axis=0).max()
         (left, bottom), (right, top) = middle - half, middle + half
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
@@ -115,10 +123,13 @@ def maps(
         centres = _apart(centres, boxes * fonts[:, None] * point)
         for c, (x, y), font in zip(present, centres, fonts, strict=True):
             axes.text(
-                x, y, classes[c], ha="center", va="center", fontsize=font, fontweight="bold",
+                x, y, literal(classes[c]), ha="center", va="center", fontsize=font, fontweight="bold",
                 path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4,
             )  # fmt: skip
-    entries = [Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=classes[c]) for c in present]
+    entries = [
+        Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=literal(classes[c]))
+        for c in present
+    ]
     entries.append(Line2D([], [], marker="o", ls="", mfc="none", mec="black", ms=9, label="misclassified"))
     rows = math.ceil(sum(len(e.get_label()) + 5 for e in entries) / (9 * side * len(panels)))  # 9 characters an inch
     columns = math.ceil(len(entries) / rows)
@@ -146,10 +157,10 @@ def _thumbnails(
         if drawn and (np.abs(corners[drawn] - corner).max(1) < 0.8 * size).any():
             continue
         row, column = corner
-        there = canvas[row : row + size, column : column + size]
-        ink = images[i] > there[..., 3]
-        there[..., :3][ink] = (255 * np.array(to_rgb(COLORS[labels[i] % 10]))).astype(np.uint8)
-        there[..., 3][ink] = images[i][ink]
+        patch = canvas[row : row + size, column : column + size]
+        ink = images[i] > patch[..., 3]
+        patch[..., :3][ink] = (255 * np.array(to_rgb(COLORS[labels[i] % 10]))).astype(np.uint8)
+        patch[..., 3][ink] = images[i][ink]
         drawn.append(i)
     return canvas, drawn
 
@@ -179,10 +190,10 @@ def _apart(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def preprocessing(steps, title: str) -> Figure:
-    """Every step of a picture, a preprocess.Steps, to MNIST's format: the page on top, then a row a digit."""
+    """Every step of a picture, a reader.form.Steps, to MNIST's format: the page on top, then a row a digit."""
     digits = steps.digits
     figure = Figure(figsize=(12, 3.2 + 2.4 * max(len(digits), 0.2)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     above, below = figure.subfigures(2, 1, height_ratios=[3.2, 2.4 * max(len(digits), 0.2)])
     page = above.subplots(1, 5)
     colours = {"cmap": "tab10", "vmin": 1, "vmax": 10, "interpolation": "nearest"}

@@ -1,15 +1,30 @@
-"""What decides a result, and nothing else. Standard library only."""
+"""What decides a result, and the named recipes. Standard library only."""
 
+import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
+FORMAT = 1  # of recipe.json; files without a number are of format 0, which lacks nothing but the number
+
+PASSED = "passed to fit"  # a source of data that is neither MNIST nor a folder
 ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deep-relu-after-pooling", "deeper", "alexnet")
 INITS = ("torch", "xavier")
 OPTS = ("adam", "sgd", "nesterov")
 SCHEDULES = ("constant", "one-cycle")
-AUGMENTS = ("none", "flip", "rotate-45", "translate-7", "affine")
+AUGMENTS: dict[str, dict[str, float]] = {  # the arguments of augment.RandomAffine
+    "none": {},
+    "flip": {"flip": 0.5},
+    "rotate-45": {"degrees": 45},
+    "translate-7": {"pixels": 7},
+    "affine": {"degrees": 12, "scale": 0.1, "shear": 0.1, "pixels": 2},
+}
 NORMALIZE = {  # mean and standard deviation that pixels in [0, 1] are normalised with
     "none": None,
     "half": (0.5, 0.5),
@@ -17,79 +32,108 @@ NORMALIZE = {  # mean and standard deviation that pixels in [0, 1] are normalise
 }
 
 
+def _option(default, help: str, flag: str = "", **limits) -> Any:
+    """A field with its help text, its short flag and its limits: the command line and the checks are made of these."""
+    return field(default=default, metadata={"help": help, "flag": flag, **limits})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All that decides a result. The defaults are the published table's last row.
 
-    Raises InputError for a value that no training could use.
+    `arch`, `opt` and `augment` also take "package.module:name". A recipe bears the name of a named recipe only while
+    it differs from it in nothing but the seed. Raises InputError for a value that no training could use.
     """
 
-    name: str = ""  # for people; `<arch>-<opt>` unless given
-    arch: str = "deep"  # one of ARCHS
-    init: str = "torch"  # of the weights: PyTorch's own, or Xavier uniform with biases of zero
-    opt: str = "sgd"  # one of OPTS
-    learning_rate: float = 0.001  # its highest, where a schedule changes it
-    momentum: float = 0.9  # of SGD, Nesterov's or not
-    weight_decay: float = 0.0  # as an L2 penalty, of every parameter
-    schedule: str = "constant"  # one of SCHEDULES
-    batch_size: int = 32  # images
-    num_epochs: int = 10  # 0 leaves the random weights as they are
-    label_smoothing: float = 0.0
-    normalize: str = "half"  # a key of NORMALIZE
-    augment: str = "none"  # one of AUGMENTS
-    data: str = "mnist"  # "mnist", or the absolute path of a folder
-    valid_fraction: float = 0.0  # of the training images, held out and reported on; 0: report on the test images
-    seed: int = 0  # of the weights, the order of the images, and whatever else is random
+    name: str = _option("", "Name in tables and titles; ARCH-OPT by default.")
+    arch: str = _option("deep", "Architecture.", "-a", choices=ARCHS, importable=True)
+    init: str = _option("torch", "Initial weights: PyTorch's own, or Xavier uniform with zero biases.", choices=INITS)
+    opt: str = _option("sgd", "Optimizer: Adam, SGD with momentum, or Nesterov's.", "-o", choices=OPTS, importable=True)
+    learning_rate: float = _option(0.001, "Learning rate; its peak, where a schedule changes it.", "-l")
+    momentum: float = _option(0.9, "Momentum of SGD.", below=1)
+    weight_decay: float = _option(0.0, "Weight decay, as an L2 penalty on every parameter.", below=1)
+    schedule: str = _option("constant", "Learning rate schedule.", choices=SCHEDULES)
+    batch_size: int = _option(32, "Images per training batch.", "-b", low=1)
+    num_epochs: int = _option(10, "Epochs; 0 keeps the random weights.", "-n", low=0)
+    label_smoothing: float = _option(0.0, "Label smoothing.", below=1)
+    normalize: str = _option("half", "Mean and std of the pixels: none, 0.5 and 0.5, or MNIST's.", choices=NORMALIZE)
+    augment: str = _option("none", "Augmentation of training images.", choices=AUGMENTS, importable=True)
+    data: str = _option("mnist", "mnist, or a folder of IDX files or of images by class.", "-d")
+    valid_fraction: float = _option(0.0, "Part of the training images to hold out and report on.", below=1)
+    seed: int = _option(0, "Random seed.", "-s", low=0, high=2**32 - 1)
 
     def __post_init__(self):
-        choices_of = {
-            "arch": ARCHS, "init": INITS, "opt": OPTS, "schedule": SCHEDULES,
-            "normalize": NORMALIZE, "augment": AUGMENTS,
-        }  # fmt: skip
-        for field, choices in choices_of.items():
-            value = getattr(self, field)
-            if value not in tuple(choices):
-                raise InputError(f"{field} {value!r} is not known; take one of {', '.join(choices)}")
-        lr = self.learning_rate
-        if not (_is_number(lr) and math.isfinite(lr) and lr > 0):
-            raise InputError(f"a learning rate of {lr} trains nothing; give a number above 0, such as 0.001")
-        for field, low, high in (("batch_size", 1, None), ("num_epochs", 0, None), ("seed", 0, 2**32 - 1)):
-            value = getattr(self, field)
-            if type(value) is not int or value < low or (high is not None and value > high):
-                limits = f"of {low} or more" if high is None else f"from {low} to {high}"
-                raise InputError(f"{field.replace('_', ' ')} {value} is no whole number {limits}")
-        for field in ("momentum", "weight_decay", "label_smoothing", "valid_fraction"):
-            value = getattr(self, field)
-            if not (_is_number(value) and 0 <= value < 1):
-                raise InputError(f"a {field.replace('_', ' ')} of {value} is not from 0 to below 1; give 0.1, say")
-        if not isinstance(self.data, str):
-            raise InputError(f"data {self.data!r} is neither mnist nor the path of a folder")
-        if not self.name:
-            object.__setattr__(self, "name", f"{self.arch}-{self.opt}")
+        for f in fields(self):
+            _check(f.name, getattr(self, f.name), f.type, f.metadata)
+        if self.data not in ("mnist", PASSED):
+            object.__setattr__(self, "data", os.path.abspath(self.data))
+        named = RECIPES.get(self.name)
+        if not self.name or (named and asdict(self) != asdict(named) | {"seed": self.seed}):
+            object.__setattr__(self, "name", "-".join(spec.rpartition(":")[2] for spec in (self.arch, self.opt)))
 
     def but(self, **changes) -> "Recipe":
-        """This recipe with some fields changed; where more than the seed did, it loses the recipe's name."""
+        """This recipe with some fields changed; where more than the seed changes, it loses its name."""
         changed = replace(self, **changes)
-        return changed if changed == replace(self, seed=changed.seed) else replace(changed, name="")
+        return (
+            changed if "name" in changes or replace(self, seed=changed.seed) == changed else replace(changed, name="")
+        )
+
+    @property
+    def imports(self) -> dict[str, str]:
+        """The fields that name code outside of this package, "package.module:name" each."""
+        return {f.name: v for f in fields(self) if f.metadata.get("importable") and ":" in (v := getattr(self, f.name))}
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """The content of recipe.json."""
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Recipe":
-        """The recipe that `to_dict` gave. Raises InputError where a field is missing or one too many."""
-        known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
-            wrong = sorted(known ^ set(values)) if isinstance(values, dict) else ["no object"]
-            raise InputError(f"it is no recipe of this version ({', '.join(wrong)})")
+    def from_dict(cls, values: Mapping) -> "Recipe":
+        """The recipe in what `to_dict` gave, now or in an older version; a missing field takes its default.
+
+        Raises InputError for an unknown field, a newer format, and what is no recipe.
+        """
+        if not isinstance(values, Mapping):
+            raise InputError("it holds no JSON object")
+        values = dict(values)
+        version = values.pop("format", 0)
+        if type(version) is not int or version > FORMAT:
+            raise InputError(f"it has format {version}, and this version reads up to {FORMAT}; upgrade mnist-fastai")
+        known = [f.name for f in fields(cls)]
+        if not values:
+            raise InputError(f"it has no field of a recipe, such as {known[1]}")
+        if unknown := sorted(map(str, values.keys() - set(known))):
+            raise InputError(f"field {unknown[0]!r} is not known; a recipe has {', '.join(known)}")
         return cls(**values)
 
 
-def _is_number(x) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _check(name: str, value, kind, limits: Mapping) -> None:
+    """Raise InputError unless `value` suits the field."""
+    words = name.replace("_", " ")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is str and not isinstance(value, str):
+        raise InputError(f"{words} {value!r} is no text")
+    if "choices" in limits and value not in limits["choices"]:
+        own = limits.get("importable", False)
+        if not (own and ":" in value):
+            raise InputError(
+                f"{words} {value!r} is not known; take one of {', '.join(limits['choices'])}"
+                + (", or your own as package.module:name" if own else "")
+            )
+    if name == "learning_rate" and not (number and math.isfinite(value) and value > 0):
+        raise InputError(f"a learning rate of {value} trains nothing; give a number above 0, such as 0.001")
+    if "low" in limits:
+        low, high = limits["low"], limits.get("high")
+        if type(value) is not int or value < low or (high is not None and value > high):
+            range = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise InputError(f"{words} {value} is no whole number {range}")
+    if "below" in limits and not (number and 0 <= value < limits["below"]):
+        raise InputError(f"a {words} of {value} is not from 0 to below {limits['below']}; give 0.1, say")
 
 
-# --- the published table, each row said as the change from the row before it ----------------------------------------
+RECIPES: dict[str, Recipe] = {}  # by name; filled below
+
+# --- the published table, each row as the change from the row before it -----------------------------------------------
 
 BASELINE = Recipe("baseline", num_epochs=0)
 VANILLA = Recipe("vanilla", arch="lenet", opt="adam", batch_size=128, learning_rate=0.0002, normalize="none")
@@ -100,61 +144,132 @@ LEARNING_RATE_0005 = replace(BATCH_32, name="0.0005-learning-rate", learning_rat
 DEEPER = replace(LEARNING_RATE_0005, name="deeper-architecture", arch="deep")
 LEARNING_RATE_001 = replace(DEEPER, name="0.001-learning-rate", opt="sgd", learning_rate=0.001)
 
-PUBLISHED = {  # the accuracy that was published for each, the mean of five runs
-    BASELINE: 0.10,
-    VANILLA: 0.9725,
-    NORMALIZATION: 0.9798,
-    BATCH_64: 0.9836,
-    BATCH_32: 0.9848,
-    LEARNING_RATE_0005: 0.9873,
-    DEEPER: 0.9905,
-    LEARNING_RATE_001: 0.992,
+PUBLISHED = {  # the accuracy published for each, the mean of five runs
+    "baseline": 0.10,
+    "vanilla": 0.9725,
+    "normalization": 0.9798,
+    "batch-64": 0.9836,
+    "batch-32": 0.9848,
+    "0.0005-learning-rate": 0.9873,
+    "deeper-architecture": 0.9905,
+    "0.001-learning-rate": 0.992,
 }
 
-# --- the source contradicts itself on where it starts: learning rate 0.0002 or 0.00002, batch size 128 or 64 ----------
 
-STARTS = (
-    replace(VANILLA, name="vanilla-batch-64", batch_size=64),
-    replace(VANILLA, name="vanilla-0.00002-batch-64", batch_size=64, learning_rate=0.00002),
-)
+@dataclass(frozen=True)
+class Group:
+    """Recipes that are compared with the same one, or each with the one before it."""
 
-# --- its last row is in doubt: other readings of it -------------------------------------------------------------------
+    title: str
+    recipes: tuple[Recipe, ...]
+    against: Recipe | None = None  # None: the row before
 
-READINGS = (
-    replace(LEARNING_RATE_001, name="last-adam", opt="adam"),
-    replace(LEARNING_RATE_001, name="last-0.01", learning_rate=0.01),
-    replace(LEARNING_RATE_001, name="last-momentum-0.99", momentum=0.99),
-    replace(LEARNING_RATE_001, name="last-one-cycle", schedule="one-cycle"),
-    replace(LEARNING_RATE_001, name="last-xavier", init="xavier"),
-    replace(LEARNING_RATE_001, name="last-dropout", arch="deep-dropout"),
-    replace(LEARNING_RATE_001, name="last-relu-after-pooling", arch="deep-relu-after-pooling"),
-)
 
-# --- the ideas that failed, each on top of the last row ---------------------------------------------------------------
+def _last(name: str, **changes) -> Recipe:
+    return replace(LEARNING_RATE_001, name=name, **changes)
 
-FAILED = (
-    replace(LEARNING_RATE_001, name="batch-norm", arch="deep-bn"),
-    replace(LEARNING_RATE_001, name="horizontal-flip", augment="flip"),
-    replace(LEARNING_RATE_001, name="rotation-45", augment="rotate-45"),
-    replace(LEARNING_RATE_001, name="translation-7", augment="translate-7"),
-    replace(LEARNING_RATE_001, name="batch-8", batch_size=8),
-    replace(LEARNING_RATE_001, name="even-deeper", arch="deeper"),
-    replace(LEARNING_RATE_001, name="alexnet", arch="alexnet"),
-)
 
-# --- beyond the table: the last row's architecture and epochs, tuned on a held-out part of the training images -------
+GROUPS = {
+    "table": Group(
+        "The published table",
+        (BASELINE, VANILLA, NORMALIZATION, BATCH_64, BATCH_32, LEARNING_RATE_0005, DEEPER, LEARNING_RATE_001),
+    ),
+    "improved": Group(  # the last row's architecture and epochs, tuned on a held-out part of the training images
+        "Beyond the table",
+        (
+            _last(
+                "improved", opt="nesterov", learning_rate=0.05, schedule="one-cycle", batch_size=64, weight_decay=5e-4,
+                label_smoothing=0.05, normalize="mnist", augment="affine",
+            ),
+        ),
+        LEARNING_RATE_001,
+    ),
+    "starts": Group(  # the source gives learning rate 0.0002 and 0.00002, batch size 128 and 64
+        "Other readings of the first rows",
+        (
+            replace(VANILLA, name="vanilla-batch-64", batch_size=64),
+            replace(VANILLA, name="vanilla-0.00002-batch-64", batch_size=64, learning_rate=0.00002),
+        ),
+        VANILLA,
+    ),
+    "failed": Group(
+        "The ideas that failed",
+        (
+            _last("batch-norm", arch="deep-bn"),
+            _last("horizontal-flip", augment="flip"),
+            _last("rotation-45", augment="rotate-45"),
+            _last("translation-7", augment="translate-7"),
+            _last("batch-8", batch_size=8),
+            _last("even-deeper", arch="deeper"),
+            _last("alexnet", arch="alexnet"),
+        ),
+        LEARNING_RATE_001,
+    ),
+    "readings": Group(
+        "Other readings of the last row",
+        (
+            _last("last-adam", opt="adam"),
+            _last("last-0.01", learning_rate=0.01),
+            _last("last-momentum-0.99", momentum=0.99),
+            _last("last-one-cycle", schedule="one-cycle"),
+            _last("last-xavier", init="xavier"),
+            _last("last-dropout", arch="deep-dropout"),
+            _last("last-relu-after-pooling", arch="deep-relu-after-pooling"),
+        ),
+        LEARNING_RATE_001,
+    ),
+}  # fmt: skip
+RECIPES |= {recipe.name: recipe for group in GROUPS.values() for recipe in group.recipes}
 
-IMPROVED = replace(
-    LEARNING_RATE_001,
-    name="improved",
-    opt="nesterov",
-    learning_rate=0.05,
-    schedule="one-cycle",
-    batch_size=64,
-    weight_decay=5e-4,
-    label_smoothing=0.05,
-    normalize="mnist",
-    augment="affine",
-)
+# --- recipe files -----------------------------------------------------------------------------------------------------
 
-RECIPES = {recipe.name: recipe for recipe in (*PUBLISHED, *STARTS, *READINGS, *FAILED, IMPROVED)}
+
+def load_recipes(source: str | Path) -> list[Recipe]:
+    """The recipes of a name, a .toml or .json file, or a run directory.
+
+    A file has the fields of one recipe, or a table of fields for each recipe, by its name. `base` names the recipe
+    whose other fields are taken: one of RECIPES, or one above it in the file.
+    Raises InputError where there is no such recipe, or the file cannot be used.
+    """
+    if str(source) in RECIPES:
+        return [RECIPES[str(source)]]
+    path = Path(source)
+    file = path / "recipe.json" if path.is_dir() else path
+    if file.suffix not in (".toml", ".json"):
+        raise InputError(
+            f"recipe {str(source)!r} is not known; take a .toml or .json file, a run, or one of {', '.join(RECIPES)}"
+        )
+    try:
+        text = file.read_text("utf-8")
+        content = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        if not isinstance(content, dict):
+            raise InputError("it holds no recipe")
+        tables = content if content and all(isinstance(v, dict) for v in content.values()) else {"": content}
+        found: dict[str, Recipe] = {}
+        for name, values in tables.items():
+            values = dict(values) if name else {"name": "" if file.name == "recipe.json" else file.stem, **values}
+            base = values.pop("base", None)
+            if base is not None and base not in found and base not in RECIPES:
+                raise InputError(f"base {base!r} is not known; take one of {', '.join([*found, *RECIPES])}")
+            if base is not None:
+                values = asdict(found.get(base) or RECIPES[base]) | {"name": ""} | values
+            recipe = Recipe.from_dict({**values, "name": name or values["name"]})
+            if name and recipe.name != name:
+                raise InputError(f"[{name}] bears the name of another recipe; rename it")
+            found[name] = recipe
+        return list(found.values())
+    except FileNotFoundError as e:
+        raise InputError(f"no file {file}") from e
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as e:
+        raise InputError(f"{file} cannot be read ({e}); repair it") from e
+    except InputError as e:
+        raise InputError(f"{file} cannot be used: {e}") from e
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """The one recipe of a name, a .toml or .json file, or a run directory. Raises InputError where there are more."""
+    recipes = load_recipes(source)
+    if len(recipes) > 1:
+        names = ", ".join(recipe.name for recipe in recipes)
+        raise InputError(f"{source} holds {len(recipes)} recipes ({names}); give a file of one, or use `reproduce`")
+    return recipes[0]

@@ -1,125 +1,193 @@
-"""Rows × seeds of run directories, resumable and in parallel: each made by the code that `mnist-fa train` uses."""
+"""Recipes × seeds: run directories made in parallel, resumed where they were stopped, and verified."""
 
-import math
 import os
+import random
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import joblib
+import numpy as np
 import torch
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from .data import Data, load_data
+from .callbacks import say
+from .datasets import Data, load_data
 from .errors import InputError, RunError
-from .recipes import FAILED, IMPROVED, PUBLISHED, READINGS, RECIPES, STARTS, Recipe
+from .recipes import GROUPS, LEARNING_RATE_001, RECIPES, Group, Recipe, load_recipe, load_recipes
+from .results import row_folder
 from .run import Run
 from .train import fit, resume
 
-GROUPS = {"table": tuple(PUBLISHED), "improved": (IMPROVED,), "starts": STARTS, "failed": FAILED, "readings": READINGS}
-SEEDS = {"table": 5, "improved": 5, "starts": 5, "failed": 3, "readings": 3}
-SMOKE = 512  # images to train on, and as many to test, in the quick form
+SEEDS = 5  # runs per row
+SMOKE = 512  # images of each split in the quick form
 
 
 @dataclass
 class Task:
-    """One run of the grid: where it is, and how far."""
+    """One run of the grid."""
 
-    recipe: Recipe
+    row: Recipe  # as it was given
+    recipe: Recipe  # with a seed of its own, and shorter in the quick form
     path: Path
     error: str = ""
 
-    @property
-    def epoch_seconds(self) -> list[float]:
-        return [row["seconds"] for row in Run(self.path).history] if self.path.exists() else []
 
-    @property
-    def metrics(self) -> dict | None:
-        run = self.path / "metrics.json"
-        return Run(self.path).metrics if run.exists() else None
+def select(rows: list[str], against: str | None = None) -> tuple[list[Recipe], dict[str, Group]]:
+    """The recipes to run and the groups to compare them in.
 
-
-def select(rows: list[str]) -> list[Recipe]:
-    """The recipes that are named, singly or by group (a key of GROUPS); all where none is."""
-    chosen = []
+    `rows`: names of recipes, keys of GROUPS, recipe files; all of GROUPS if empty. With a file among them, or with
+    `against`, they are one group, compared with the recipe of that name or file (0.001-learning-rate by default).
+    Raises InputError for unknown rows, and for recipes that cannot be compared.
+    """
+    chosen: list[Recipe] = []
     for row in rows or GROUPS:
-        if row not in GROUPS and row not in RECIPES:
-            raise InputError(f"row {row!r} is not known; take one of {', '.join([*GROUPS, *RECIPES])}")
-        chosen += GROUPS.get(row) or [RECIPES[row]]
-    return list(dict.fromkeys(chosen))
+        if row not in GROUPS and row not in RECIPES and not Path(row).exists():
+            raise InputError(f"row {row!r} is neither a recipe file nor one of {', '.join({**GROUPS, **RECIPES})}")
+        chosen += GROUPS[row].recipes if row in GROUPS else (recipe.but(seed=0) for recipe in load_recipes(row))
+    if against is None and all(row in GROUPS or row in RECIPES for row in rows):
+        return list(dict.fromkeys(chosen)), GROUPS
+    named = {recipe.name: recipe for recipe in chosen}
+    other = named.get(against) or load_recipe(against or LEARNING_RATE_001.name).but(seed=0)
+    chosen = list(dict.fromkeys([other, *chosen]))
+    for i, recipe in enumerate(chosen):
+        if recipe.name in [r.name for r in chosen[:i]]:
+            raise InputError(f"two recipes are named {recipe.name}; rename one")
+        if (recipe.data, recipe.valid_fraction) != (other.data, other.valid_fraction):
+            raise InputError(
+                f"{recipe.name} and {other.name} report on different images; give --against a recipe of the same data"
+            )
+    return chosen, {"own": Group(f"Compared with {other.name}", tuple(chosen), other)}
 
 
-def seeds_of(recipe: Recipe) -> int:
-    return next(SEEDS[group] for group, recipes in GROUPS.items() if recipe in recipes)
-
-
-def reproduce(
+def run_grid(
     recipes: list[Recipe],
     out: str | Path,
     *,
-    seeds: int | None = None,  # of each row, from 0; as SEEDS says by default
-    jobs: int | None = None,  # runs at once; one a core by default, and one on CUDA
-    smoke: bool = False,  # few images and one epoch: does it work?
+    seeds: int | None = None,  # runs per recipe, with seeds from 0; SEEDS by default
+    jobs: int | None = None,  # runs at once; one per core by default, and one on CUDA
+    smoke: bool = False,  # few images, one epoch and two seeds: does it work?
     console: Console | None = None,
 ) -> list[Task]:
-    """Bring every run of the grid to its end, in `<out>/runs/<row>/s<seed>`; finished ones are kept, others go on.
+    """Finish every run of the grid, in `<out>/runs/<row>/s<seed>`. Finished runs are kept, others are resumed.
 
-    A run that cannot be made (no weights to download, a loss that is no longer finite) leaves its error in its Task and
-    stops no other. Raises InputError where a directory of the grid was made by another recipe.
+    Every run has one thread, so that its bits do not depend on `jobs`. A run that fails (no weights to download, a
+    loss that is not finite) leaves its error in its Task and stops no other. Modules that the recipes name are
+    imported. Raises InputError where a directory of the grid has another recipe or other images.
     """
     tasks = []
-    for recipe in recipes:
-        for seed in range(seeds or (2 if smoke else seeds_of(recipe))):
-            wanted = replace(recipe, seed=seed, num_epochs=min(recipe.num_epochs, 1 if smoke else recipe.num_epochs))
-            task = Task(wanted, Path(out) / "runs" / recipe.name / f"s{seed}")
-            if task.path.exists() and Run(task.path).recipe != wanted:
-                raise InputError(f"{task.path} was made by another recipe; move it away, or give another --out")
-            tasks.append(task)
-    todo = [t for t in tasks if not t.metrics]
-    if not todo:
-        return tasks
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = min(jobs or (1 if torch.cuda.is_available() else cores), len(todo))
-    threads = max(1, cores // jobs)
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        joblib.delayed(_work)(i, t.recipe, t.path, threads, SMOKE if smoke else None, os.getpid())
-        for i, t in enumerate(todo)
-    )
-    clock = _Clock(tasks, jobs)
-    terminal = console is not None and console.is_terminal
-    live = Live(get_renderable=clock.table, console=console, refresh_per_second=1) if terminal else None
-    try:
-        if live:
-            live.start()
-        for i, error in work:
-            todo[i].error = error
-            if console and not live:
-                console.print(clock.line(todo[i]), markup=False, highlight=False, soft_wrap=True)
-    finally:
-        if live:
-            live.stop()
+    for row in recipes:
+        short = {"num_epochs": min(row.num_epochs, 1), "valid_fraction": 0.0} if smoke else {}
+        for seed in range(seeds or (2 if smoke else SEEDS)):
+            tasks.append(Task(row, replace(row, seed=seed, **short), row_folder(out, row) / f"s{seed}"))
+    _check(tasks, smoke)
+    _train(tasks, jobs, smoke, console)
     return tasks
 
 
-def _work(i: int, recipe: Recipe, path: Path, threads: int, images: int | None, parent: int) -> tuple[int, str]:
-    """One run to its end, in a worker process unless there is but one. Returns which it was, and what went wrong."""
-    if os.getpid() != parent:
+def verify(
+    out: str | Path, n: int, *, jobs: int | None = None, smoke: bool = False, console: Console | None = None
+) -> list[tuple[bool, str]]:
+    """Train `n` finished runs below `<out>/runs`, chosen at random, anew in a temporary folder, and compare.
+
+    Returns for each whether weights, predictions and accuracy are the same, as far as they are recorded, and a line
+    of text. Runs whose recipe names a module are left out, since that is code. Raises InputError where there are too
+    few runs, or where the images are not those of the run.
+    """
+    runs = [Run(path.parent) for path in sorted((Path(out) / "runs").glob("*/*/metrics.json"))]
+    runs = [run for run in runs if not run.recipe.imports]
+    if len(runs) < n:
+        raise InputError(f"{Path(out) / 'runs'} has {len(runs)} finished runs, not {n}; give --out or a lower number")
+    runs = random.sample(runs, n)
+    _check([Task(run.recipe, run.recipe, run.path) for run in runs], smoke)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        tasks = [Task(run.recipe, run.recipe, Path(folder) / str(i)) for i, run in enumerate(runs)]
+        _train(tasks, jobs, smoke, console)
+        return [_compare(run, task) for run, task in zip(runs, tasks, strict=True)]
+
+
+def _compare(run: Run, task: Task) -> tuple[bool, str]:
+    if task.error:
+        return False, f"{run.path}: {task.error}"
+    new, then, now = Run(task.path), run.metrics, Run(task.path).metrics
+    digest = then.get("sha256", {}).get("model.safetensors")
+    same = {
+        "weights": digest == now["sha256"]["model.safetensors"] if digest else None,
+        "predictions": np.array_equal(run.predictions, new.predictions),
+        "accuracy": then["accuracy"] == now["accuracy"],
+    }
+    words = {True: "same", False: "different", None: "not recorded"}
+    parts = [", ".join(f"{name} {words[value]}" for name, value in same.items())]
+    before, after = (m["versions"] | {k: m.get(k) for k in ("processor", "device", "threads")} for m in (then, now))
+    changed = [key for key, value in before.items() if value is not None and value != after.get(key)]
+    parts += [f"{key} {before[key]} then, {after.get(key)} now" for key in changed]
+    return False not in same.values(), f"{run.path}: {'; '.join(parts)}"
+
+
+def _check(tasks: list[Task], smoke: bool) -> None:
+    """Raise InputError where the directory of a task has another recipe, or other images than it would be given."""
+    load = cache(_load)
+    for task in tasks:
+        if task.path.exists():
+            run = Run(task.path)
+            if run.recipe != task.recipe:
+                raise InputError(f"{task.path} was made by another recipe; move it away, or give another --out")
+            data = load(task.row.data, task.row.valid_fraction, smoke)
+            digests = run.facts.get("splits", data.digests)
+            if digests != data.digests or (run.finished and run.metrics["images"] != len(data.reported[1])):
+                raise InputError(f"{task.path} was made from other images; move it away, or give another --out")
+
+
+def _load(source: str, valid_fraction: float, smoke: bool) -> Data:
+    data = load_data(source, valid_fraction)
+    return replace(data, **{name: split[:SMOKE] for name, split in data.splits.items()}) if smoke else data
+
+
+def _train(tasks: list[Task], jobs: int | None, smoke: bool, console: Console | None) -> None:
+    """Finish the tasks, and show how far they are."""
+    todo = [task for task in tasks if not (task.path / "metrics.json").exists()]
+    if not todo:
+        return
+    jobs = min(jobs or (1 if torch.cuda.is_available() else joblib.cpu_count()), len(todo))
+    work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        joblib.delayed(_work)(i, task, smoke, os.getpid()) for i, task in enumerate(todo)
+    )
+    columns = BarColumn(), MofNCompleteColumn(), "runs,", TimeElapsedColumn(), "so far,", TimeRemainingColumn(), "left"
+    hidden = console is None or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(todo))
+        for done, (i, error) in enumerate(work, start=len(tasks) - len(todo) + 1):
+            task = todo[i]
+            task.error = error
+            outcome = error or "{accuracy:.2%} in {seconds:.0f} s".format(**Run(task.path).metrics)
+            say(console, f"{done}/{len(tasks)}  {task.row.name} s{task.recipe.seed}: {outcome}")
+            progress.advance(bar)
+
+
+def _work(i: int, task: Task, smoke: bool, parent: int) -> tuple[int, str]:
+    """Finish one run, in a worker process unless there is but one. Returns its number, and what went wrong."""
+    if os.getppid() == parent:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-        torch.set_num_threads(threads)
-    data = load_data(recipe.data)
-    if images:
-        data = Data(data.train[:images], data.valid[:images], data.classes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        if path.exists():
-            resume(path, data=data)
+        data = _load(task.row.data, task.row.valid_fraction, smoke) if smoke else None
+        if task.path.exists():
+            resume(task.path, data=data, allow_import=True)
         else:
-            fit(recipe, path, data=data)
-    except (InputError, RunError) as e:
-        return i, str(e)
+            fit(task.recipe, out=task.path, data=data)
+    except Exception as e:
+        if isinstance(e, (InputError, RunError)):
+            return i, str(e)
+        if not task.recipe.imports:
+            raise
+        return i, f"{type(e).__name__}: {e}"  # in the user's own code
+    finally:
+        torch.set_num_threads(threads)
     return i, ""
 
 
@@ -128,59 +196,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
-
-
-class _Clock:
-    """What is done, and an estimate of the time left."""
-
-    def __init__(self, tasks: list[Task], jobs: int):
-        self.tasks, self.jobs, self.began = tasks, jobs, time.monotonic()
-
-    def left(self) -> float:
-        """Seconds, from the epochs so far of the same row, else of the same architecture, else of all."""
-        spent = [(t.recipe, t.epoch_seconds) for t in self.tasks]
-        if not any(seconds for _, seconds in spent):
-            return float("nan")
-
-        def epoch(recipe: Recipe) -> float:
-            for alike in (lambda r: r.name == recipe.name, lambda r: r.arch == recipe.arch, lambda r: True):
-                known = [s for r, seconds in spent if alike(r) for s in seconds]
-                if known:
-                    return sum(known) / len(known)
-
-        todo = [t for t in self.tasks if not t.metrics and not t.error]
-        return sum(epoch(t.recipe) * (t.recipe.num_epochs - len(t.epoch_seconds)) for t in todo) / self.jobs
-
-    def line(self, task: Task) -> str:
-        name = f"{task.recipe.name} s{task.recipe.seed}"
-        finished = sum(bool(t.metrics or t.error) for t in self.tasks)
-        what = f"{task.metrics['accuracy']:.2%} in {task.metrics['seconds']:.0f} s" if task.metrics else task.error
-        return f"{finished}/{len(self.tasks)}  {name}: {what}; {_duration(self.left())} left"
-
-    def table(self) -> Table:
-        caption = f"{_duration(time.monotonic() - self.began)} so far, {_duration(self.left())} left"
-        table = Table("row", "runs", "epochs", "mean accuracy", caption=caption)
-        rows: dict[str, list[Task]] = {}
-        for task in self.tasks:
-            rows.setdefault(task.recipe.name, []).append(task)
-        for name, tasks in rows.items():
-            accuracies = [t.metrics["accuracy"] for t in tasks if t.metrics]
-            epochs = sum(len(t.epoch_seconds) for t in tasks)
-            mean = f"{sum(accuracies) / len(accuracies):.2%}" if accuracies else ""
-            error = next((t.error for t in tasks if t.error), "")
-            table.add_row(
-                name,
-                f"{len(accuracies)}/{len(tasks)}",
-                f"{epochs}/{sum(t.recipe.num_epochs for t in tasks)}",
-                "not run" if error else mean,
-            )
-        return table
-
-
-def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "unknown time"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -1,22 +1,24 @@
-"""What the runs of `mnist-fa reproduce` say: a table with error bars as markdown and CSV, and a figure."""
+"""Finished runs → tables with error bars, as markdown and CSV, and a figure."""
 
 import csv
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
-from scipy import stats
 
 from . import plots
+from .errors import InputError
 from .files import atomic_file, write_bytes
-from .recipes import FAILED, IMPROVED, LEARNING_RATE_001, PUBLISHED, READINGS, STARTS, VANILLA, Recipe
+from .recipes import GROUPS, LEARNING_RATE_001, PUBLISHED, Group, Recipe
 from .run import Run
+from .stats import ALPHA, Welch, holm, mean_interval, verdict, welch
 
-CLOSE = 0.0015  # a row is met within 0.15 points of what was published, or above
-NOISE = 0.05  # a step whose p is above this is called noise
+TOLERANCE = 0.0015  # a published accuracy is reproduced by a mean that is lower by no more than this
 
 
 @dataclass(frozen=True)
@@ -25,202 +27,227 @@ class Row:
 
     recipe: Recipe
     runs: dict[int, Run]
-    published: float | None = None
 
-    @property
-    def accuracies(self) -> dict[int, float]:
-        """In [0, 1], at the last epoch."""
-        return {seed: run.metrics["accuracy"] for seed, run in self.runs.items()}
+    @cached_property
+    def accuracies(self) -> list[float]:
+        """In [0, 1], at the last epoch, by seed."""
+        return [run.metrics["accuracy"] for run in self.runs.values()]
 
     @property
     def mean(self) -> float:
-        return float(np.mean(list(self.accuracies.values())))
+        return float(np.mean(self.accuracies))
 
     @property
-    def deviation(self) -> float:
-        """Standard deviation from run to run (n - 1); NaN for one run."""
-        return stdev(list(self.accuracies.values()))
+    def sd(self) -> float:
+        """Standard deviation between runs (n - 1); NaN for one run."""
+        return _sd(self.accuracies)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the mean, by Student's t; NaN for one run."""
-        n = len(self.runs)
-        half = stats.t.ppf(0.975, n - 1) * self.deviation / np.sqrt(n) if n > 1 else float("nan")
-        return self.mean - half, self.mean + half
+        """95% interval of the mean; NaN for one run."""
+        return mean_interval(self.accuracies)
 
     @property
-    def met(self) -> bool | None:
-        return None if self.published is None else self.mean >= self.published - CLOSE
+    def published(self) -> float | None:
+        return PUBLISHED.get(self.recipe.name)
+
+    @property
+    def reproduced(self) -> bool | None:
+        return None if self.published is None else self.mean >= self.published - TOLERANCE
 
     @property
     def seconds(self) -> float:
-        """The median of a run's; a run that was interrupted or had to share the machine says little."""
+        """Median wall-clock time of a run; a run that was interrupted or shared its cores says little."""
         return float(np.median([run.metrics["seconds"] for run in self.runs.values()]))
-
-
-def stdev(values: list[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
-
-def read_rows(out: str | Path, recipes) -> list[Row]:
-    """The rows of which `<out>/runs` has a finished run, in the order of `recipes`."""
-    rows = []
-    for recipe in recipes:
-        runs = [Run(p.parent) for p in sorted((Path(out) / "runs" / recipe.name).glob("s*/metrics.json"))]
-        if runs:
-            by_seed = dict(sorted((run.recipe.seed, run) for run in runs))
-            rows.append(Row(recipe, by_seed, PUBLISHED.get(recipe)))
-    return rows
 
 
 @dataclass(frozen=True)
 class Step:
-    """What lies between two rows, over the seeds that both have."""
+    """A row compared with another one, if there is one."""
 
-    difference: float  # of the mean accuracies, in [-1, 1]
-    p: float  # of a paired t-test over the seeds; NaN with fewer than two
-    mcnemar: list[float]  # the exact test's p on the test images, for each seed
+    before: Row | None
+    change: Welch  # of the accuracy, from `before`
+    p: float  # adjusted by Holm within the group
 
     @property
-    def verdict(self) -> str:
-        if np.isnan(self.p):
-            return "untested"
-        return "within noise" if self.p > NOISE else "better" if self.difference > 0 else "worse"
+    def verdict(self) -> str | None:
+        return verdict(self.change.difference, self.p) if self.before else None
 
 
-def compare(before: Row, after: Row, labels: np.ndarray) -> Step:
-    """Test `after` against `before`, paired by seed. `labels`: the true classes of the test images, int [n]."""
-    seeds = sorted(before.runs.keys() & after.runs.keys())
-    a = np.array([before.accuracies[s] for s in seeds])
-    b = np.array([after.accuracies[s] for s in seeds])
-    p = float(stats.ttest_rel(b, a).pvalue) if len(seeds) > 1 else float("nan")
-    tests = [mcnemar(before.runs[s].predictions, after.runs[s].predictions, labels) for s in seeds]
-    return Step(float((b - a).mean()) if seeds else float("nan"), p, tests)
+Line = tuple[str, Row, Step]  # the key of its group first
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> float:
-    """The exact p of McNemar's test (1947) that two classifiers are right equally often, each int [n]."""
-    won, lost = ((after == labels) & (before != labels)).sum(), ((after != labels) & (before == labels)).sum()
-    return float(stats.binomtest(int(won), int(won + lost)).pvalue) if won + lost else 1.0
+def row_folder(out: str | Path, recipe: Recipe) -> Path:
+    """Where the runs of a recipe are: its name, with %xx for what has a meaning in paths."""
+    return Path(out) / "runs" / re.sub(r"^\.", "%2E", quote(recipe.name, safe=""))
 
 
-# --- as text ------------------------------------------------------------------------------------------------------
+def read_rows(out: str | Path, recipes: Iterable[Recipe]) -> list[Row]:
+    """The rows with a finished run below `<out>/runs`, in the order of `recipes`.
 
-Column = tuple[str, Callable[[Row, Step | None], str]]
-
-
-def _percent(x: float, digits: int = 2) -> str:
-    return "–" if np.isnan(x) else f"{100 * x:.{digits}f}"
-
-
-def _link(row: Row, _) -> str:
-    return f"[{row.recipe.name}](runs/{row.recipe.name})"
-
-
-COLUMNS: list[Column] = [
-    ("row", _link),
-    ("mean %", lambda row, _: f"**{_percent(row.mean)}**"),
-    ("SD", lambda row, _: _percent(row.deviation)),
-    ("95% interval", lambda row, _: "–".join(_percent(x) for x in row.interval) if len(row.runs) > 1 else "–"),
-    ("runs", lambda row, _: " ".join(_percent(a) for a in row.accuracies.values())),
-    ("s a run", lambda row, _: f"{row.seconds:.0f}"),
-]
-_AGAINST: list[Column] = [
-    ("step", lambda _, step: f"{100 * step.difference:+.2f}" if step else "–"),
-    ("p", lambda _, step: f"{step.p:.2g}" if step and not np.isnan(step.p) else "–"),
-    ("McNemar", lambda _, s: f"{sum(p < NOISE for p in s.mcnemar)} of {len(s.mcnemar)}" if s else "–"),
-    ("standing", lambda _, step: step.verdict if step else "–"),
-]
-_PUBLISHED: list[Column] = [
-    ("published %", lambda row, _: _percent(row.published)),
-    ("difference", lambda row, _: f"{100 * (row.mean - row.published):+.2f}"),
-    ("met", lambda row, _: "yes" if row.met else "**no**"),
-]
-TABLE = [COLUMNS[0], _PUBLISHED[0], *COLUMNS[1:5], *_PUBLISHED[1:], *_AGAINST, COLUMNS[5]]
-OTHERS = [*COLUMNS[:5], *_AGAINST, COLUMNS[5]]
+    Raises InputError where the runs of a row differ in more than the seed.
+    """
+    rows = []
+    for recipe in recipes:
+        runs = [Run(path.parent) for path in row_folder(out, recipe).glob("s*/metrics.json")]
+        runs.sort(key=lambda run: run.recipe.seed)
+        for run in runs[1:]:
+            if run.recipe.but(seed=runs[0].recipe.seed) != runs[0].recipe:
+                raise InputError(f"{runs[0].path} and {run.path} have different recipes; move one of them away")
+            _check_images(runs[0], run, "train", "valid", "test")
+        if runs:
+            rows.append(Row(recipe, {run.recipe.seed: run for run in runs}))
+    return rows
 
 
-def markdown(columns: list[Column], rows: list[Row], steps: list[Step | None]) -> str:
-    lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|" + " --- |" * len(columns)]
-    for row, step in zip(rows, steps, strict=True):
-        lines.append("| " + " | ".join(cell(row, step) for _, cell in columns) + " |")
-    return "\n".join(lines) if rows else ""
+def compare(befores: list[Row | None], rows: list[Row]) -> list[Step]:
+    """Test each row against the one before it, where it has one: a family of tests.
+
+    Raises InputError where the accuracies of two rows are on different images.
+    """
+    for before, row in zip(befores, rows, strict=True):
+        if before:
+            _check_images(*(next(iter(r.runs.values())) for r in (before, row)), "valid", "test")
+    tests = [welch(b.accuracies if b else [], row.accuracies) for b, row in zip(befores, rows, strict=True)]
+    return list(map(Step, befores, tests, map(float, holm([test.p for test in tests]))))
 
 
-HOW = """\
-The accuracy is that of the last epoch on the 10,000 test images, which chose nothing: no epoch, no setting, no run.
-*SD* is the standard deviation from run to run, *95% interval* that of the mean (Student's t). *met*: within 0.15 points
-of what was published, or above. *step* is the change in points from the row above, over the seeds that both have; *p*
-is that of a paired t-test over those seeds, and a step with p above 0.05 is called noise. *McNemar* counts the seeds
-for which the exact test on the test images' predictions has p below 0.05. *s a run*: the median of wall-clock seconds.
+def _check_images(a: Run, b: Run, *splits: str) -> None:
+    """Raise InputError where the images of two runs differ, as far as they are recorded."""
+    x, y = (run.facts.get("splits") for run in (a, b))
+    alike = all(a.metrics[key] == b.metrics[key] for key in ("images", "split"))
+    if not alike or (x and y and any(x.get(name) != y.get(name) for name in splits)):
+        raise InputError(f"{a.path} and {b.path} have different images; move one of them away")
+
+
+def _sd(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+COLUMNS = (  # of results.csv; accuracies and differences are in [-1, 1], an empty cell has no value
+    "group", "row", "published", "n", "mean", "sd", "low", "high", "met", "against", "step", "step_low", "step_high",
+    "p", "p_holm", "verdict", "seconds", "accuracies",
+)  # fmt: skip
+HOW = f"""\
+Accuracy at the last epoch. *n*: number of runs. *SD*: standard deviation between runs. *95% interval*: of the mean
+(Student's t). *reproduced*: at most {100 * TOLERANCE:.2f} points below the published accuracy. *step*: change of the
+mean in points, with its 95% interval (Welch). *p*: Welch's test, adjusted for all steps of the table (Holm).
+*verdict*: *better* or *worse* where p is below {ALPHA}, else *not resolved*. *s per run*: median wall-clock seconds.
 """
 
 
-def write_results(out: str | Path, labels: np.ndarray, unmade: dict[str, str]) -> None:
+def write_results(
+    out: str | Path, *, groups: Mapping[str, Group] = GROUPS, unmade: Mapping[str, str] | None = None
+) -> None:
     """Write results.md, results.csv and results.png into `out` from the finished runs below `<out>/runs`.
 
-    `labels`: the true classes of the test images, int [n]. `unmade`: why a row has no run, by its recipe's name.
+    `unmade`: why a row lacks runs, by its recipe's name. Raises InputError before anything is written where runs that
+    differ in recipe or images would be averaged or compared.
     """
-    out = Path(out)
-    table = read_rows(out, PUBLISHED)
-    first, last = (next((row for row in table if row.recipe == r), None) for r in (VANILLA, LEARNING_RATE_001))
-    steps = [None, *(compare(a, b, labels) for a, b in pairwise(table))]
-    everything = [("table", row, step) for row, step in zip(table, steps, strict=True)]
+    out, unmade = Path(out), unmade or {}
+    lines: list[Line] = []
     sections = []
-    for group, recipes, against, title, about in (
-        ("improved", [IMPROVED], last, "Beyond it", "*step* is from the table's last row."),
-        ("starts", STARTS, first, "Other readings of where it starts", "*step* is from `vanilla`."),
-        ("failed", FAILED, last, "The ideas that failed", "Each on top of the table's last row; *step* is from it."),
-        ("readings", READINGS, last, "Other readings of the last row", "*step* is from the table's last row."),
-    ):
-        rows = read_rows(out, recipes)
-        steps_of = [compare(against, row, labels) if against else None for row in rows]
-        everything += [(group, row, step) for row, step in zip(rows, steps_of, strict=True)]
-        lacking = [f"- **{r.name}** was not run: {unmade[r.name]}." for r in recipes if r.name in unmade]
-        if rows or lacking:
-            sections += [f"## {title}", about, markdown(OTHERS, rows, steps_of), "\n".join(lacking)]
-    parts = ["# Results", _made_by([row for _, row, _ in everything])]
-    if table:
-        parts += ["## The published table", HOW, markdown(TABLE, table, steps)]
-        parts += ["![Accuracy by row](results.png)"]
-    parts += sections
-    if last:
-        best = [max(epoch["accuracy"] for epoch in run.history) for run in last.runs.values() if run.history]
-        parts += [
-            f"The table's last row, had the test images chosen the best of its epochs for each run: "
-            f"{_percent(np.mean(best))} (SD {_percent(stdev(best))}), against {_percent(last.mean)} at the last epoch."
+    for key, group in groups.items():
+        found = {row.recipe: row for row in read_rows(out, {r: 0 for r in (*group.recipes, group.against) if r})}
+        rows, against = [found[r] for r in group.recipes if r in found], found.get(group.against)
+        befores = [None if row is against else against for row in rows] if group.against else [None, *rows][:-1]
+        steps = compare(befores, rows)
+        lines += [(key, row, step) for row, step in zip(rows, steps, strict=True)]
+        about = "" if group.against else "Each row is compared with the row above."
+        if against:
+            about = f"Each row is compared with {_link(against)} ({_percent(against.mean)}%, n = {len(against.runs)})."
+        lacking = [
+            f"- **{_escape(r.name)}** {'lacks runs' if r in found else 'was not run'}: {_escape(unmade[r.name])}."
+            for r in group.recipes
+            if r.name in unmade
         ]
-    write_bytes(out / "results.md", ("\n\n".join(part.strip() for part in parts if part) + "\n").encode())
-    write_bytes(out / "results.csv", _csv(everything).encode())
-    if table:
+        if rows or lacking:
+            sections += [f"## {_escape(group.title)}", about, _table(rows, steps), "\n".join(lacking)]
+    made = [row for _, row, _ in lines]
+    parts = ["# Results", _made_by(made), HOW, *sections, _best_epoch([row for key, row, _ in lines if key == "table"])]
+    if made:
+        parts.insert(3, "![Accuracy by row](results.png)")
+        shown = [row for key, row, _ in lines if key in ("table", "improved")] or made
+        figure = plots.rows([(row.recipe.name, row.accuracies, row.published) for row in shown], "Accuracy by row")
         with atomic_file(out / "results.png") as tmp:
-            shown = [row for group, row, _ in everything if group in ("table", "improved")]
-            dots = [(row.recipe.name, list(row.accuracies.values()), row.published) for row in shown]
-            plots.rows(dots, "Test accuracy at the last epoch").savefig(tmp, format="png", dpi=150)
+            figure.savefig(tmp, format="png", dpi=150)
+    write_bytes(out / "results.md", ("\n\n".join(part.strip() for part in parts if part) + "\n").encode())
+    write_bytes(out / "results.csv", _csv(lines).encode())
+
+
+def _table(rows: list[Row], steps: list[Step]) -> str:
+    """A markdown table, without the columns that have no value."""
+    cells = list(map(_cells, rows, steps))
+    columns = [name for name in (cells[0] if cells else ()) if {line[name] for line in cells} != {"–"}]
+    lines = [columns, ["---"] * len(columns), *([line[name] for name in columns] for line in cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if cells else ""
+
+
+def _cells(row: Row, step: Step) -> dict[str, str]:
+    low, high = step.change.low, step.change.high
+    return {
+        "row": _link(row),
+        "n": str(len(row.runs)),
+        "published %": "–" if row.published is None else _percent(row.published),
+        "mean %": f"**{_percent(row.mean)}**",
+        "SD": _percent(row.sd),
+        "95% interval": "–".join(map(_percent, row.interval)) if len(row.runs) > 1 else "–",
+        "runs": " ".join(map(_percent, row.accuracies)),
+        "reproduced": {None: "–", True: "yes", False: "**no**"}[row.reproduced],
+        "step": _percent(step.change.difference, "+"),
+        "95% interval of the step": "–" if np.isnan(low) else f"{_percent(low, '+')} to {_percent(high, '+')}",
+        "p": "–" if np.isnan(step.p) else f"{step.p:.2g}",
+        "verdict": step.verdict or "–",
+        "s per run": f"{row.seconds:.0f}",
+    }
+
+
+def _csv(lines: list[Line]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for key, row, step in lines:
+        values = [key, row.recipe.name, row.published, len(row.runs), row.mean, row.sd, *row.interval, row.reproduced]
+        values += [step.before and step.before.recipe.name, *astuple(step.change), step.p, step.verdict]
+        values += [row.seconds, " ".join(map(str, row.accuracies))]
+        writer.writerow(["" if v is None or v != v else v for v in values])
+    return text.getvalue()
 
 
 def _made_by(rows: list[Row]) -> str:
-    found = [run.metrics for row in rows for run in row.runs.values()]
-    hours = sum(m["seconds"] for m in found) / 3600
-    on = sorted({f"{m['device']}, {m['threads']} thread{'s' * (m['threads'] > 1)} a run" for m in found})
-    torch = sorted({f"torch {m['versions']['torch']}, fastai {m['versions']['fastai']}" for m in found})
-    return f"{len(found)} runs, {hours:.1f} hours of training added up ({'; '.join(on)}; {'; '.join(torch)})."
+    metrics = [run.metrics for row in rows for run in row.runs.values()]
+    if not metrics:
+        return "No finished runs."
+    hours = sum(m["seconds"] for m in metrics) / 3600
+    devices = {f"{m['device']}, {m['threads']} thread{'s' * (m['threads'] > 1)} per run" for m in metrics}
+    versions = {f"torch {m['versions']['torch']}, fastai {m['versions']['fastai']}" for m in metrics}
+    return f"{len(metrics)} runs, {hours:.1f} hours of training ({'; '.join([*sorted(devices), *sorted(versions)])})."
 
 
-def _csv(everything) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = (
-        "group row published mean sd low high difference met step p mcnemar_below_0.05 seeds standing seconds runs"
+def _best_epoch(rows: list[Row]) -> str:
+    row = next((row for row in rows if row.recipe == LEARNING_RATE_001), None)
+    best = [
+        max(epoch["accuracy"] for epoch in run.history) for run in (row.runs.values() if row else ()) if run.history
+    ]
+    if not best:
+        return ""
+    return (
+        f"Choosing the best epoch of each run on the test set would report {_percent(np.mean(best))}% "
+        f"(SD {_percent(_sd(best))}) for {_link(row)}, against {_percent(row.mean)}% at the last epoch "
+        f"(n = {len(best)})."
     )
-    writer.writerow(columns.split())
-    for group, row, step in everything:
-        known = row.published is not None
-        writer.writerow(
-            [group, row.recipe.name, row.published if known else "", row.mean, row.deviation, *row.interval]
-            + ([row.mean - row.published, row.met] if known else ["", ""])
-            + ([step.difference, step.p, sum(p < NOISE for p in step.mcnemar)] if step else ["", "", ""])
-            + [len(row.runs), step.verdict if step else "", row.seconds]
-            + [" ".join(map(str, row.accuracies.values()))]
-        )
-    return text.getvalue()
+
+
+def _link(row: Row) -> str:
+    return f"[{_escape(row.recipe.name)}](runs/{quote(row_folder('', row.recipe).name)})"
+
+
+def _escape(text: str) -> str:
+    """Text as markdown shows it, on one line and without markup."""
+    return re.sub(r"([\\`*|$<\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _percent(x: float, sign: str = "") -> str:
+    return "–" if np.isnan(x) else f"{100 * x:{sign}.2f}"

@@ -13,12 +13,16 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 matplotlib.use("Agg")  # show_batch and show_results draw, and CI has no display
 # Beside another process that computes, two threads wait for each other ten times as long as one works.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 TRAIN, TEST = 600, 400  # images
+DEVICES = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+if torch.backends.mps.is_available():
+    DEVICES.append("mps")
 
 
 class Outcome(NamedTuple):
@@ -54,8 +58,8 @@ def write_idx_folder(folder: Path, data, names: dict[str, str] | None = None) ->
     arrays = {
         "train-images-idx3-ubyte": data.train.images,
         "train-labels-idx1-ubyte": data.train.labels,
-        "t10k-images-idx3-ubyte": data.valid.images,
-        "t10k-labels-idx1-ubyte": data.valid.labels,
+        "t10k-images-idx3-ubyte": data.test.images,
+        "t10k-labels-idx1-ubyte": data.test.labels,
     }
     for name, tensor in arrays.items():
         name, content = (names or {}).get(name, name), idx(tensor.numpy().astype(np.uint8))
@@ -101,9 +105,9 @@ def mnist():
 @pytest.fixture(scope="session")
 def small(mnist):
     """The first images of MNIST."""
-    from mnist_fastai.data import Data
+    from mnist_fastai import Data
 
-    return Data(mnist.train[:TRAIN], mnist.valid[:TEST], mnist.classes)
+    return Data(mnist.train[:TRAIN], mnist.test[:TEST], mnist.classes)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +130,7 @@ def run(recipe, tmp_path_factory):
     """A finished run of `recipe`, never interrupted. To read only."""
     from mnist_fastai import fit
 
-    return fit(recipe, tmp_path_factory.mktemp("run") / "whole", device="cpu")
+    return fit(recipe, out=tmp_path_factory.mktemp("run") / "whole", device="cpu")
 
 
 @pytest.fixture
@@ -139,7 +143,7 @@ def interrupt(recipe, path: Path, after: int) -> Path:
     from mnist_fastai import fit
 
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe, path, device="cpu", console=CtrlC(after))
+        fit(recipe, out=path, device="cpu", console=CtrlC(after))
     return path
 
 

@@ -3,22 +3,20 @@
 import json
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
 from conftest import TRAIN, assert_one_sentence, full_disk, python, start_cli, tree, without_seconds, write_idx_folder
 from mnist_fastai.cli import app
-from safetensors.numpy import load_file, save_file
 
 import mnist_fastai
-from mnist_fastai import Recipe, Run, load_run, make_learner
-from mnist_fastai.export import FILES, WRITERS, Answers, write_learner
+from mnist_fastai import Recipe, Run
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
 HEAVY = {"torch", "torchvision", "fastai", "numpy", "matplotlib", "sklearn", "scipy", "pandas", "PIL", "onnx"}
@@ -106,9 +104,8 @@ def test_train_help_groups_every_option_and_shows_its_default(cli, monkeypatch):
     groups = re.split(r"╭─ (\w+)", out)[1:]
     found = dict(zip(groups[::2], groups[1::2], strict=True))
     for name, options in {
-        "Recipe": "--arch --opt --num-epochs --learning-rate --batch-size --normalize --seed --data --valid-fraction",
-        "Run": "--device --out --resume --dry-run",
-        "Output": "--json --quiet",
+        "Recipe": " ".join(f"--{f.name.replace('_', '-')}" for f in fields(Recipe)),
+        "Options": "--recipe --device --out --resume --dry-run --list --log-to --json --quiet",
     }.items():
         assert not set(options.split()) - set(re.findall(r"--[a-z-]+", found[name]))
     assert {"deep", "sgd", "0.001", "32", "10", "half", "mnist", "auto"} <= set(
@@ -136,7 +133,7 @@ def test_train_prints_a_line_an_epoch_and_leaves_a_run(cli, whole):
     first, header, *epochs, last = out.splitlines()
     assert "44,426 parameters" in first
     assert str(path) in first
-    assert header.split() == ["epoch", "train_loss", "valid_loss", "accuracy", "seconds"]
+    assert header.split() == ["epoch", "train_loss", "valid_loss", "accuracy", "error_rate", "seconds"]
     for line, row in zip(epochs, run.history, strict=True):
         assert [float(x) for x in line.split()] == pytest.approx([row[k] for k in header.split()], abs=0.06)
     assert f"{run.metrics['accuracy']:.2%}" in last
@@ -148,13 +145,30 @@ def test_train_takes_its_defaults_from_the_recipe(cli, folder):
 
 
 def test_every_recipe_option_reaches_the_recipe(cli, folder):
-    args = ["-a", "lenet", "-o", "adam", "-l", 0.002, "-b", 64, "-n", 0, "-s", 5, "-d", folder]
-    assert cli("train", *args, "--normalize", "mnist", "--valid-fraction", 0.2, "--out", "run", "-q").code == 0
-    found = Run("run").recipe.to_dict()
-    assert found == found | {
-        "name": "lenet-adam", "arch": "lenet", "opt": "adam", "learning_rate": 0.002, "batch_size": 64, "num_epochs": 0,
-        "seed": 5, "data": str(folder), "normalize": "mnist", "valid_fraction": 0.2,
-    }  # fmt: skip
+    wanted = Recipe(
+        name="mine", arch="lenet", init="xavier", opt="nesterov", learning_rate=0.002, momentum=0.8, weight_decay=0.01,
+        schedule="one-cycle", batch_size=64, num_epochs=0, label_smoothing=0.1, normalize="mnist", augment="flip",
+        data=str(folder), valid_fraction=0.2, seed=5,
+    )  # fmt: skip
+    assert all(getattr(wanted, f.name) != f.default for f in fields(Recipe))
+    args = [x for f in fields(Recipe) for x in (f"--{f.name.replace('_', '-')}", getattr(wanted, f.name))]
+    assert cli("train", *args, "--out", "run", "-q").code == 0
+    assert Run("run").recipe == wanted
+
+
+def test_recipe_takes_a_file_and_a_run(cli, folder):
+    Path("mine.toml").write_text(f"arch = 'lenet'\nnum_epochs = 0\ndata = '{folder}'\n")
+    assert cli("train", "--recipe", "mine.toml", "--seed", 3, "--out", "a", "-q").code == 0
+    assert Run("a").recipe == Recipe("mine", arch="lenet", num_epochs=0, data=str(folder), seed=3)
+    assert cli("train", "--recipe", "a", "--batch-size", 64, "--out", "b", "-q").code == 0
+    assert Run("b").recipe == Run("a").recipe.but(batch_size=64)
+
+
+@pytest.mark.parametrize("args", [["train", "--list"], ["--version"]])
+def test_python_dash_m(args, tmp_path):
+    done = python("-m", "mnist_fastai", *args, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "improved" in done.stdout or mnist_fastai.__version__ in done.stdout
 
 
 def test_a_relative_data_folder_is_found_again_from_elsewhere(cli, small, monkeypatch):
@@ -206,7 +220,7 @@ def test_dry_run_writes_nothing_here(cli, folder):
         ("--seed", -1, "seed -1.*from 0"),
         ("--valid-fraction", 1, "valid fraction of 1.*give 0.1"),
         ("--valid-fraction", 0.001, "valid fraction of 0.001"),
-        ("--recipe", "nameless", "recipe 'nameless'.*take one of.*batch-64"),
+        ("--recipe", "nameless", "recipe 'nameless'.*take .*one of.*batch-64"),
         ("--data", "nowhere", "no folder .*nowhere.*--data"),
         ("--data", ".", r"work\b"),
         ("--out", "occupied", "occupied exists.*--out"),
@@ -233,14 +247,15 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(cli, quick, option, value,
         ("--arch", "resnet", ["lenet", "deep"]),
         ("--opt", "rmsprop", ["adam", "sgd"]),
         ("--normalize", "imagenet", ["none", "half", "mnist"]),
-        ("--device", "tpu", ["auto", "cpu", "cuda"]),
+        ("--device", "tpu", ["auto", "cpu", "cuda", "mps"]),
+        ("--augment", "blur", ["none", "affine", "package.module:name"]),
     ],
 )
 def test_an_unknown_choice_is_refused_with_those_that_there_are(cli, option, value, choices):
     code, out, err = cli("train", option, value)
     assert (code, out) == (2, "")
     assert "Traceback" not in err
-    assert all(word in err for word in (option, value, *choices))
+    assert all(word in sentence(err) for word in (option[2:], value, *choices))
     assert tree(Path()) == {}
 
 
@@ -283,7 +298,7 @@ def test_a_full_disk_ends_with_exit_code_1(cli, quick):
         code, _, err = cli("train", *quick, "--quiet", "--out", "run")
     assert code == 1
     assert "checkpoint.safetensors" in sentence(err)
-    assert list(tree(Path("run"))) == ["recipe.json"]
+    assert set(tree(Path("run"))) == {"recipe.json", "run.json"}
 
 
 # --- interrupted and resumed --------------------------------------------------------------------------------------
@@ -351,9 +366,7 @@ def test_resuming_a_finished_run_gives_its_metrics_and_changes_nothing(cli, run)
     assert tree(run.path) == before
 
 
-@pytest.mark.parametrize(
-    "args", [["--seed", 0], ["--arch", "deep"], ["-n", 20], ["--data", "mnist"], ["--out", "elsewhere"], ["--dry-run"]]
-)
+@pytest.mark.parametrize("args", [["--seed", 0], ["--arch", "deep"], ["-n", 20], ["--out", "elsewhere"], ["--dry-run"]])
 def test_resuming_takes_no_other_recipe(cli, interrupted, args):
     before = tree(interrupted)
     code, out, err = cli("train", "--resume", interrupted, *args)
@@ -371,93 +384,3 @@ def test_resuming_from_a_damaged_checkpoint_is_refused(cli, interrupted):
     assert (code, out) == (2, "")
     assert re.search("checkpoint.safetensors is damaged.*remove it", sentence(err))
     assert tree(interrupted) == before
-
-
-# --- export -------------------------------------------------------------------------------------------------------
-
-
-def test_export_takes_the_latest_run_and_writes_to_the_folder_asked_for(cli, run):
-    shutil.copytree(run.path, "runs/a")
-    shutil.copytree(run.path, "runs/b")
-    earlier = Path("runs/b/metrics.json")
-    earlier.write_text(json.dumps(json.loads(earlier.read_text()) | {"finished": "2020-01-01T00:00:00.000+00:00"}))
-    shutil.copy("runs/a/recipe.json", Path("runs/b/model.safetensors"))  # no weights: it could not be exported
-    before = tree(Path("runs"))
-    code, out, err = cli("export", "--out", "there/it/is")
-    assert (code, err) == (0, "")
-    assert out.startswith(str(Path("there/it/is/learner.pkl")))
-    assert list(tree(Path("there"))) == ["it", "it/is", "it/is/learner.pkl"]
-    assert tree(Path("runs")) == before
-
-
-@pytest.mark.parametrize(
-    ("make", "args", "message"),
-    [
-        (lambda: Run.create(Recipe(), "runs/a"), ["runs/a"], r"runs/a is not finished.*--resume runs/a"),
-        (lambda: None, ["nowhere"], r"nowhere is no run directory"),
-        (lambda: Path("folder").mkdir(), ["folder"], r"folder is no run directory"),
-        (lambda: Path("file").write_text("x"), ["file"], r"file is no run directory"),
-    ],
-    ids=["unfinished", "missing", "no-run", "file"],
-)
-def test_export_of_what_is_no_finished_run_is_refused(cli, make, args, message):
-    make()
-    before = tree(Path())
-    code, out, err = cli("export", *args)
-    assert (code, out) == (2, "")
-    assert re.search(message, sentence(err))
-    assert tree(Path()) == before
-
-
-def test_export_below_a_file_is_refused(cli, run):
-    Path("file").write_text("x")
-    code, out, err = cli("export", run.path, "--out", "file/there")
-    assert (code, out) == (2, "")
-    assert re.search("file/there.*--out", sentence(err))
-    assert tree(Path()) == {"file": b"x"}
-
-
-def test_export_of_all_formats_writes_the_others_where_one_fails(cli, run, monkeypatch):
-    # the weights of the first format are not those of the run
-    monkeypatch.setitem(
-        WRITERS, "learner", lambda run, answers, folder: write_learner(untrained, folder / "learner.pkl")
-    )
-    untrained = make_learner(run.recipe, load_run(run.path).dls)
-    code, out, err = cli("export", run.path, "--format", "all", "--out", "there")
-    assert code == 1
-    assert re.search(r"learner\.pkl of .* differs from the run on \d+ images", sentence(err))
-    files = {name for format, name in FILES.items() if format != "learner"}
-    assert [line.partition(": every prediction equals that of ")[0] for line in out.splitlines()] == [
-        str(Path("there", name)) for format, name in FILES.items() if format != "learner"
-    ]
-    assert set(tree(Path("there"))) == files | {"recipe.json", "metrics.json"}
-
-
-def test_export_reports_a_tie(cli, run, monkeypatch):
-    tied, other = (Run(shutil.copytree(run.path, name)) for name in ("tied", "other"))
-    for copy, larger in ((tied, 3), (other, 8)):
-        path = copy.path / "model.safetensors"
-        weights = load_file(path)
-        weights["1.weight"][8] = weights["1.weight"][3]
-        weights["1.bias"][[3, 8]] = 5
-        weights["1.bias"][larger] += 5e-6
-        save_file(weights, path)
-    theirs, write = Answers(other), WRITERS["onnx"]
-    monkeypatch.setitem(WRITERS, "onnx", lambda run, answers, folder: write(other, theirs, folder))
-    ours = Answers(tied).logits.argmax(1)
-    images = [i for i, label in enumerate(ours) if label == 3]
-    assert len(images) > 5
-    code, out, err = cli("export", "tied", "--format", "onnx")
-    assert (code, err) == (0, "")
-    shown = ", ".join(f"image {i}: 3 or 8" for i in images[:5])
-    assert f"that of tied but for {len(images)} ties ({shown}, …), logits to within" in out
-    found = json.loads(cli("export", "tied", "--format", "onnx", "--json").out)
-    assert [tie["image"] for tie in found[0]["ties"]] == images
-
-
-@pytest.mark.parametrize("format", [[], ["--format", "torch-export"]])
-def test_only_onnx_is_quantized(cli, run, format):
-    code, out, err = cli("export", run.path, *format, "--quantize", "int8", "--out", "there")
-    assert (code, out) == (2, "")
-    assert re.search("--quantize .*--format onnx", sentence(err))
-    assert tree(Path()) == {}

@@ -11,18 +11,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import TEST, TRAIN, assert_one_sentence, idx, write_idx_folder
+from conftest import DEVICES, TEST, TRAIN, assert_one_sentence, idx, write_idx_folder
 from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import Transform
 from fastai.data.transforms import IndexSplitter, ItemGetter, Normalize
 from fastai.interpret import ClassificationInterpretation
-from fastai.vision.core import PILImageBW
+from fastai.vision.core import PILImageBW, TensorImageBW
 from fastai.vision.data import ImageBlock
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from mnist_fastai import data as data_module
-from mnist_fastai import dataloaders, load_data, load_run
-from mnist_fastai.data import EMBEDDED, Data, Split, read_idx
+from mnist_fastai import Data, Split, dataloaders, datasets, load_data, load_run
+from mnist_fastai.datasets import EMBEDDED
+from mnist_fastai.datasets.idx import read_idx
 from mnist_fastai.errors import InputError
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -58,7 +59,7 @@ def test_embedded_files_are_the_official_ones(name, shape, first, sha256):
 
 
 def test_mnist_has_its_images_labels_and_classes(mnist):
-    assert (len(mnist.train), len(mnist.valid), mnist.classes) == (60000, 10000, tuple("0123456789"))
+    assert (len(mnist.train), len(mnist.test), mnist.classes) == (60000, 10000, tuple("0123456789"))
     assert (mnist.train.images.dtype, mnist.train.labels.dtype) == (torch.uint8, torch.int64)
     # the numbers that every MNIST normalisation quotes
     pixels = mnist.train.images.float() / 255
@@ -162,7 +163,7 @@ def test_an_embedded_file_with_a_wrong_digest_is_refused(monkeypatch, tmp_path, 
     write_idx_folder(tmp_path, small)
     sums = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in tmp_path.iterdir())
     (tmp_path / "SHA256SUMS").write_text(sums)
-    monkeypatch.setattr(data_module, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(datasets, "EMBEDDED", tmp_path)
     assert same(load_data("mnist").train, small.train)
     path = tmp_path / "t10k-labels-idx1-ubyte"
     content = path.read_bytes()
@@ -185,20 +186,20 @@ def test_an_embedded_file_with_a_wrong_digest_is_refused(monkeypatch, tmp_path, 
 def test_folder_gives_the_tensors_whatever_its_files_are_called(tmp_path, small, names):
     data = load_data(write_idx_folder(tmp_path, small, names))
     assert same(data.train, small.train)
-    assert same(data.valid, small.valid)
+    assert same(data.test, small.test)
     assert data.classes == small.classes
-    assert data.digest == small.digest
+    assert data.digests == small.digests
 
 
 def test_a_file_and_its_unpacked_copy_count_as_one(tmp_path, small):
     path = write_idx_folder(tmp_path, small) / "train-images-idx3-ubyte"
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
-    assert load_data(tmp_path).digest == small.digest
+    assert load_data(tmp_path).digests == small.digests
 
 
 def test_emnist_is_turned_upright(tmp_path, small):
     sideways = Data(
-        *(Split(s.images.transpose(1, 2).contiguous(), s.labels) for s in (small.train, small.valid)), small.classes
+        *(Split(s.images.transpose(1, 2).contiguous(), s.labels) for s in (small.train, small.test)), small.classes
     )
     names = {
         "train-images-idx3-ubyte": "emnist-digits-train-images-idx3-ubyte.gz",
@@ -208,18 +209,18 @@ def test_emnist_is_turned_upright(tmp_path, small):
     }
     data = load_data(write_idx_folder(tmp_path, sideways, names))
     assert same(data.train, small.train)
-    assert same(data.valid, small.valid)
+    assert same(data.test, small.test)
 
 
 def test_qmnist_takes_the_class_from_its_table(tmp_path, small):
-    for which, split in (("train", small.train), ("test", small.valid)):
+    for which, split in (("train", small.train), ("test", small.test)):
         # the class, the NIST partition, the writer, …
         table = torch.stack([split.labels, torch.full_like(split.labels, 4), torch.arange(len(split)) + 3000], 1)
         (tmp_path / f"qmnist-{which}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(split.images.numpy())))
         (tmp_path / f"qmnist-{which}-labels-idx2-int.gz").write_bytes(gzip.compress(idx(table.numpy().astype("i4"))))
     data = load_data(tmp_path)
     assert same(data.train, small.train)
-    assert same(data.valid, small.valid)
+    assert same(data.test, small.test)
 
 
 def test_classes_txt_names_the_classes_in_its_own_order(tmp_path, small):
@@ -230,11 +231,11 @@ def test_classes_txt_names_the_classes_in_its_own_order(tmp_path, small):
     assert torch.equal(data.train.labels, small.train.labels)
     dls = dataloaders(data)
     assert tuple(dls.vocab) == FASHION
-    assert dls.valid_ds[0][1].item() == small.valid.labels[0]
+    assert dls.valid_ds[0][1].item() == small.test.labels[0]
 
 
 def test_labels_that_do_not_begin_at_0_keep_their_names(tmp_path, small):
-    later = Data(*(Split(s.images, s.labels + 3) for s in (small.train, small.valid)), small.classes)
+    later = Data(*(Split(s.images, s.labels + 3) for s in (small.train, small.test)), tuple(range(13)))
     data = load_data(write_idx_folder(tmp_path, later))
     assert data.classes == tuple(str(n) for n in range(3, 13))
     assert torch.equal(data.train.labels, small.train.labels)
@@ -309,23 +310,37 @@ def by_class(split: Split) -> Split:
 @pytest.fixture
 def images(tmp_path, small):
     write_images(tmp_path / "images" / "training", small.train[:100])
-    write_images(tmp_path / "images" / "testing", small.valid[:50])
+    write_images(tmp_path / "images" / "testing", small.test[:50])
     return tmp_path / "images"
 
 
 def test_image_folder_gives_the_same_tensors_as_idx(images, small):
     data = load_data(images)
     assert same(data.train, by_class(small.train[:100]))
-    assert same(data.valid, by_class(small.valid[:50]))
+    assert same(data.test, by_class(small.test[:50]))
     assert data.classes == small.classes
 
 
-@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("training", "valid")])
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("training", "test")])
 def test_image_folder_may_name_its_parts_otherwise(images, train, test):
-    digest = load_data(images).digest
+    digest = load_data(images).digests
     (images / "training").rename(images / train)
     (images / "testing").rename(images / test)
-    assert load_data(images).digest == digest
+    assert load_data(images).digests == digest
+
+
+def test_an_image_folder_may_have_all_three_splits(images, small):
+    write_images(images / "valid", small.test[50:80])
+    data = load_data(images)
+    assert [*data.splits] == ["train", "valid", "test"]
+    assert same(data.valid, by_class(small.test[50:80]))
+    assert data.reported == ("held out", data.valid)
+    dls = dataloaders(data, normalize="none")
+    assert same(epoch(dls.valid), data.valid)
+    assert same(epoch(dls[2]), data.test)
+    assert "--valid-fraction" in refused(load_data, images, 0.1)
+    (images / "testing").rename(images.parent / "gone")
+    assert [*load_data(images).splits] == ["train", "valid"]
 
 
 def test_classes_alone_are_held_out_from(images, small):
@@ -351,11 +366,11 @@ def test_colour_and_other_sizes_become_grey_28_by_28(images):
 
 
 def test_hidden_folders_and_other_files_are_no_classes(images):
-    digest = load_data(images).digest
+    digest = load_data(images).digests
     (images / "training" / ".ipynb_checkpoints").mkdir()
     (images / "training" / "notes.txt").write_text("x")
     (images / "training" / "3" / "notes.txt").write_text("x")
-    assert load_data(images).digest == digest
+    assert load_data(images).digests == digest
 
 
 def _save_16_bit(path):
@@ -398,7 +413,7 @@ def _empty_testing(root):
         (lambda root: (root / "training" / "ten").mkdir(), "training/ten has no images"),
         (lambda root: (root / "testing" / "ten").mkdir(), "testing has a class that .*training lacks: ten"),
         (lambda root: (root / "training").rename(root.parent / "gone"), "no training or train folder"),
-        (lambda root: (root / "testing").rename(root.parent / "gone"), "no testing or test or valid folder"),
+        (lambda root: (root / "testing").rename(root.parent / "gone"), "no validation or testing folder"),
         (_empty_testing, "testing has no images"),
     ],
 )
@@ -429,9 +444,9 @@ def test_hold_out_is_the_same_whatever_the_seed(folder):
     for seed in (0, 1):
         np.random.seed(seed)
         torch.manual_seed(seed)
-        digests.add(load_data(folder, valid_fraction=0.1).digest)
+        digests.add(load_data(folder, valid_fraction=0.1).valid.digest)
     assert len(digests) == 1
-    assert digests != {load_data(folder, valid_fraction=0.2).digest}
+    assert digests != {load_data(folder, valid_fraction=0.2).valid.digest}
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
@@ -442,7 +457,36 @@ def test_hold_out_refuses_what_cannot_be_stratified(small, fraction):
 def test_hold_out_refuses_a_class_with_a_single_image(small):
     labels = small.train.labels.clamp(max=8)
     labels[0] = 9
-    refused(Data(Split(small.train.images, labels), small.valid, small.classes).hold_out, 0.1)
+    refused(Data(Split(small.train.images, labels), small.test, small.classes).hold_out, 0.1)
+
+
+# --- tensors of one's own -----------------------------------------------------------------------------------------
+
+
+def test_a_split_takes_numpy_arrays(small):
+    split = Split(small.test.images.numpy(), small.test.labels.numpy().astype(np.uint8))
+    assert same(split, small.test)
+    assert split.digest == small.test.digest
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((3, 28, 28), "f4"), [0, 1, 2], "float32"),
+        (np.zeros((3, 28, 27), "u1"), [0, 1, 2], r"\[3, 28, 27\]"),
+        (np.zeros((3, 784), "u1"), [0, 1, 2], r"\[3, 784\]"),
+        (np.zeros((3, 28, 28), "u1"), [0, 1], "3 images"),
+        (np.zeros((3, 28, 28), "u1"), [0, 1, -1], "3 images"),
+        (np.zeros((3, 28, 28), "u1"), [0, 1, 1.5], "3 images"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_refused(images, labels, message):
+    assert re.search(message, refused(Split, images, labels))
+
+
+@pytest.mark.parametrize("classes", ["abc", "aabcdefghi"])
+def test_classes_that_do_not_fit_the_labels_are_refused(small, classes):
+    assert "up to 9" in refused(Data, small.train, small.test, tuple(classes))
 
 
 # --- DataLoaders --------------------------------------------------------------------------------------------------
@@ -454,10 +498,10 @@ def test_batches_are_normalised_float32_images(small, normalize, mean, std):
     xb, yb = dls.train.one_batch()
     assert (xb.dtype, xb.shape, yb.dtype, yb.shape) == (torch.float32, (32, 1, 28, 28), torch.int64, (32,))
     xb, yb = next(iter(dls.valid))
-    images = small.valid.images[: len(xb), None].float() / 255
+    images = small.test.images[: len(xb), None].float() / 255
     expected = images if normalize == "none" else (images - torch.tensor(mean)) / torch.tensor(std)
     assert torch.equal(torch.Tensor(xb), expected)
-    assert torch.equal(torch.Tensor(yb).long(), small.valid.labels[: len(yb)])
+    assert torch.equal(torch.Tensor(yb).long(), small.test.labels[: len(yb)])
 
 
 def epoch(dl) -> Split:
@@ -474,7 +518,7 @@ def test_an_epoch_has_each_image_once_with_its_label(small, batch_size):
     assert not torch.equal(found.images, small.train.images)
     rows = [torch.cat([s.images.flatten(1), s.labels[:, None].to(torch.uint8)], 1) for s in (found, small.train)]
     assert torch.equal(rows[0][np.lexsort(rows[0].numpy().T)], rows[1][np.lexsort(rows[1].numpy().T)])
-    assert same(epoch(dls.valid), small.valid)
+    assert same(epoch(dls.valid), small.test)
 
 
 def test_the_last_batch_is_smaller_and_kept(small):
@@ -504,7 +548,7 @@ def test_batches_equal_those_of_stock_fastai(small):
     )
     stock = block.dataloaders(small, bs=32, num_workers=0, device="cpu")
     dls = dataloaders(small, normalize="mnist")
-    own = dls.test_dl(list(small.valid.images.numpy()), bs=32, num_workers=0)
+    own = dls.test_dl(list(small.test.images.numpy()), bs=32, num_workers=0)
     ours = torch.cat([xb for xb, _ in dls.valid])
     assert torch.equal(ours, torch.cat([xb for xb, _ in stock.valid]))
     assert torch.equal(torch.cat([yb for _, yb in dls.valid]), torch.cat([yb for _, yb in stock.valid]))
@@ -516,6 +560,54 @@ def test_test_dl_takes_paths(images, small):
     paths = sorted((images / "testing").rglob("*.png"), key=lambda p: p.name)
     (xb,) = next(iter(dls.test_dl(paths, bs=50, num_workers=0)))
     assert torch.equal(xb, next(iter(dls.valid))[0][:50])
+
+
+class Count(Transform):
+    """A transform of a user's own that counts its calls."""
+
+    order = 25  # after the pixels are scaled
+
+    def __init__(self):
+        self.seen = []
+
+    def encodes(self, x: TensorImageBW):
+        self.seen.append(tuple(x.shape))
+        return x
+
+
+def test_a_batch_transform_that_a_user_adds_sees_each_batch(small):
+    dls, count = dataloaders(small, 32), Count()
+    dls.add_tfms([count], "after_batch", [0])
+    sizes = [len(xb) for xb, _ in dls.train]
+    assert [shape[0] for shape in count.seen] == sizes == [32] * 18 + [24]
+
+
+def test_an_item_transform_that_a_user_adds_sees_each_image_in_the_same_order(small):
+    dls, count = dataloaders(small, 32), Count()
+    torch.manual_seed(0)
+    before = epoch(dataloaders(small, 32, normalize="none").train)
+    dls = dataloaders(small, 32, normalize="none")
+    dls.add_tfms([count], "after_item", [0])
+    torch.manual_seed(0)
+    assert same(epoch(dls.train), before)
+    assert count.seen == [(1, 28, 28)] * TRAIN
+
+
+def test_to_moves_the_images_too(small):
+    dls = dataloaders(small)
+    dls.to(torch.device("meta"))
+    assert {t.device.type for dl in dls.loaders for t in dl.tensors} == {"meta"}
+
+
+@pytest.mark.parametrize("normalize", ["imagenet", (0.5,), (0.5, 0), "half "])
+def test_an_unknown_normalisation_is_refused(small, normalize):
+    assert "normalize" in refused(dataloaders, small, normalize=normalize)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_are_on_the_device(small, device):
+    xb, yb = dataloaders(small, device=device).one_batch()
+    assert {xb.device.type, yb.device.type} == {torch.device(device).type}
 
 
 # --- what a fastai user does with them ----------------------------------------------------------------------------
@@ -541,8 +633,8 @@ def shown() -> list[tuple[str, np.ndarray]]:
 
 def test_show_batch_shows_images_with_their_classes(small):
     dataloaders(small).valid.show_batch(max_n=9)
-    assert [title for title, _ in shown()] == [small.classes[i] for i in small.valid.labels[:9]]
-    for (_, pixels), image in zip(shown(), small.valid.images[:9].numpy(), strict=True):
+    assert [title for title, _ in shown()] == [small.classes[i] for i in small.test.labels[:9]]
+    for (_, pixels), image in zip(shown(), small.test.images[:9].numpy(), strict=True):
         assert np.abs(pixels - image).max() <= 1  # fastai rounds down
 
 
@@ -554,8 +646,8 @@ def test_show_batch_unique_shows_one_image_as_often_as_asked(small):
 
 def test_show_results_shows_the_class_above_the_prediction(learner, small):
     learner.show_results(max_n=9, shuffle=False)
-    predicted = [learner.predict(image.numpy())[0] for image in small.valid.images[:9]]
-    actual = [small.classes[label] for label in small.valid.labels[:9]]
+    predicted = [learner.predict(image.numpy())[0] for image in small.test.images[:9]]
+    actual = [small.classes[label] for label in small.test.labels[:9]]
     assert [title for title, _ in shown()] == [f"{a}\n{p}" for a, p in zip(actual, predicted, strict=True)]
 
 
@@ -564,13 +656,13 @@ def test_interpretation_counts_every_image(learner, small):
     with torch.no_grad():
         predicted = learner.model(next(iter(learner.dls.valid))[0]).argmax(1)
     assert found.sum() == TEST
-    assert np.array_equal(found, confusion_matrix(small.valid.labels, predicted, labels=range(10)))
+    assert np.array_equal(found, confusion_matrix(small.test.labels, predicted, labels=range(10)))
 
 
 @pytest.fixture
 def digit(small, tmp_path):
     """A test image as a file."""
-    Image.fromarray(small.valid.images[0].numpy()).save(tmp_path / "digit.png")
+    Image.fromarray(small.test.images[0].numpy()).save(tmp_path / "digit.png")
     return tmp_path / "digit.png"
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_fastai import recipes
 from mnist_fastai.models import ARCHS, deep, lenet
 
 
@@ -81,8 +80,3 @@ def test_features_come_after_their_activation(arch):
         assert features.abs().max() <= 1
     else:
         assert features.min() == 0
-
-
-def test_recipes_know_every_architecture():
-    # recipes.py imports no torch, and so says the names again
-    assert set(recipes.ARCHS) == set(ARCHS)

@@ -21,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from mnist_fastai import Classifier, Run, pretrained
 from mnist_fastai.errors import InputError
+from mnist_fastai.reader import session
 
 SCRIPT = Path(sys.executable).with_name("mnist-fa")
 ONNX = pretrained() / "model.onnx"
@@ -29,7 +30,7 @@ N = 200  # images
 
 @pytest.fixture(scope="module")
 def images(mnist) -> np.ndarray:
-    return mnist.valid.images[:N].numpy()
+    return mnist.test.images[:N].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_it_answers_as_the_learner_does(images, expected, mnist):
     probabilities = classifier.predict_proba(images)
     assert probabilities.shape == (N, 10)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert classifier.score(images, mnist.valid.labels[:N].numpy()) >= 0.99
+    assert classifier.score(images, mnist.test.labels[:N].numpy()) >= 0.99
 
 
 def test_json_has_an_answer_or_an_error_for_each_file(cli, folder_of_digits, expected):
@@ -208,9 +209,16 @@ def test_it_imports_neither_torch_nor_fastai(code, folder_of_digits, tmp_path):
     code = f"import sys\ntry:\n    {code}\nfinally:\n    print(*sys.modules, file=sys.stderr)"
     done = python("-c", code, folder_of_digits / "a.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = set(done.stderr.split())
-    assert "onnxruntime" in found
-    assert not found & {"torch", "torchvision", "fastai", "matplotlib"}
+    modules = set(done.stderr.split())
+    assert "onnxruntime" in modules
+    assert not modules & {"torch", "torchvision", "fastai", "matplotlib"}
+
+
+def test_onnxruntime_is_imported_without_telemetry(tmp_path):
+    code = "import os; from mnist_fastai import Session; Session(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    assert python("-c", code, cwd=tmp_path, env=env).stdout == "1\n"
+    assert python("-c", code, cwd=tmp_path, env=env | {"ORT_DISABLE_TELEMETRY": "0"}).stdout == "0\n"
 
 
 # --- other models ---------------------------------------------------------------------------------------------------
@@ -263,20 +271,16 @@ class Evil:
         return os.mkdir, ("evil",)
 
 
-def test_a_pickle_is_not_read_unless_it_is_trusted(cli, run, images):
+def test_a_pickle_is_refused_and_its_code_does_not_run(cli, images):
     Path("learner.pkl").write_bytes(pickle.dumps(Evil()))
     Image.fromarray(images[0]).save("seven.png")
-    code, out, err = cli("predict", "seven.png", "--model", "learner.pkl")
-    assert (code, out) == (2, "")
-    assert "--trust" in err
-    assert_one_sentence(err.rstrip("\n"))
+    for path in ("learner.pkl", pretrained() / "learner.pkl"):
+        code, out, err = cli("predict", "seven.png", "--model", path)
+        assert (code, out) == (2, "")
+        assert f"{path} is a pickle" in err
+        assert "export RUN --format onnx" in err
+        assert_one_sentence(err.rstrip("\n"))
     assert not Path("evil").exists()
-    code, _, err = cli("predict", "seven.png", "--model", "learner.pkl", "--trust")
-    assert code == 2  # it is no learner
-    assert_one_sentence(err.rstrip("\n"))
-    code, out, err = cli("predict", "seven.png", "--raw", "--model", pretrained() / "learner.pkl", "--trust")
-    assert (code, err) == (0, "")
-    assert out.startswith("seven.png: 7  ")
 
 
 # --- bad calls ------------------------------------------------------------------------------------------------------
@@ -361,7 +365,7 @@ def test_it_can_be_cloned_and_pickled_also_after_use(images):
         (np.full((2, 28, 28), np.nan), True, "scale"),
         (np.zeros((2, 50), np.uint8), False, "shape"),
         (np.zeros(5), False, "shape"),
-        (np.zeros((2, 40, 40), np.uint8), False, "picture 0 has no digit"),
+        (np.zeros((2, 40, 40), np.uint8), False, "picture 0: no digit"),
         (["missing.png"], False, "missing.png"),
     ],
 )
@@ -369,6 +373,23 @@ def test_what_it_cannot_read_is_an_input_error(given, raw, says):
     with pytest.raises(InputError, match=says) as refused:
         Classifier(raw=raw).predict(given)
     assert_one_sentence(str(refused.value))
+
+
+def test_what_is_not_one_digit_has_the_same_error_everywhere(images):
+    content = io.BytesIO()
+    drawn(images[:2]).save(content, "PNG")
+    for picture, says in ((content.getvalue(), "has 2 digits, not one"), (blank_png(), "no digit was found")):
+        (answer,) = session.answers([("a.png", picture)], session.Session())
+        assert says in answer["error"]
+        with pytest.raises(InputError) as refused:
+            Classifier().predict([picture])
+        assert str(refused.value) == f"picture 0: {answer['error']}"
+
+
+def blank_png() -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (300, 200), 240).save(content, "PNG")
+    return content.getvalue()
 
 
 def test_no_pictures_have_no_answers():

@@ -14,8 +14,9 @@ from scenes import SCENES, coloured, jpeg, lines, pen, place, png
 
 from mnist_fastai import plots
 from mnist_fastai.errors import InputError
-from mnist_fastai.predict import Session
-from mnist_fastai.preprocess import preprocess, read_image
+from mnist_fastai.reader.form import preprocess
+from mnist_fastai.reader.image import read_image
+from mnist_fastai.reader.session import Session
 
 EACH = 26  # digits a kind of scene; with 22 kinds, 572
 
@@ -29,7 +30,7 @@ def classify():
 
 @pytest.fixture(scope="module")
 def digits_to_draw(mnist):
-    return mnist.valid.images.numpy()
+    return mnist.test.images.numpy()
 
 
 def found(file: bytes) -> list[np.ndarray]:
@@ -62,7 +63,7 @@ def test_the_answer_survives(kind, agreement):
 
 
 def test_mnist_images_stay_as_they_are(mnist, classify):
-    images, labels = mnist.valid.images.numpy()[::4], mnist.valid.labels.numpy()[::4]
+    images, labels = mnist.test.images.numpy()[::4], mnist.test.labels.numpy()[::4]
     digits = [preprocess(image).digits for image in images]
     again = np.array([d[0].image for d in digits])
     right, still = ((classify(batch) == labels).mean() for batch in (images, again))
@@ -356,7 +357,8 @@ def test_whatever_is_wrong_with_a_file_is_said_in_a_sentence(scan):
 MEMORY = """
 import resource, sys
 from mnist_fastai.errors import InputError
-from mnist_fastai.preprocess import preprocess, read_image
+from mnist_fastai.reader.form import preprocess
+from mnist_fastai.reader.image import read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     print(len(preprocess(read_image(sys.argv[1])).digits), end=" ")

@@ -38,7 +38,7 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
     elif args[0] == "reproduce":
         args += ["--rows", "baseline,vanilla"]
     elif args[0] == "predict":
-        digits = [Image.fromarray(image) for image in small.valid.images[:2].numpy()]
+        digits = [Image.fromarray(image) for image in small.test.images[:2].numpy()]
         digits[0].save(work / "digit.png")
         (work / "photos").mkdir()
         digits[1].save(work / "photos" / "two.png")
@@ -54,7 +54,7 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
 def test_the_scripts_of_the_readme_work(run, small, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # no display
     predict, more, reader, onnx = blocks("python")
-    Image.fromarray(small.valid.images[0].numpy()).save(tmp_path / "digit.png")
+    Image.fromarray(small.test.images[0].numpy()).save(tmp_path / "digit.png")
     done = python("-c", predict, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\d \d\d\.\d%$", done.stdout, re.M)

@@ -2,13 +2,14 @@
 
 import json
 import math
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 
 import pytest
 from conftest import assert_one_sentence
 
-from mnist_fastai import Recipe
-from mnist_fastai.errors import InputError
+from mnist_fastai import RECIPES, InputError, Recipe, Run, load_recipe
+from mnist_fastai.recipes import load_recipes
 
 
 def test_defaults_are_the_published_tables_last_row():
@@ -66,12 +67,110 @@ def test_a_recipe_comes_back_from_json():
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-@pytest.mark.parametrize("spoil", [lambda d: d.pop("seed"), lambda d: d.update(colour="red")], ids=["less", "more"])
-def test_a_recipe_of_other_fields_is_refused(spoil):
-    values = Recipe().to_dict()
-    spoil(values)
-    with pytest.raises(InputError, match=r"seed|colour"):
-        Recipe.from_dict(values)
+def test_a_missing_field_takes_its_default_and_an_unknown_one_is_refused_by_name():
+    values = Recipe(arch="lenet", seed=7).to_dict()
+    del values["momentum"], values["format"]
+    assert Recipe.from_dict(values) == Recipe(arch="lenet", seed=7)
+    with pytest.raises(InputError, match="colour"):
+        Recipe.from_dict(values | {"colour": "red"})
+
+
+@pytest.mark.parametrize("version", [2, "1", None, True])
+def test_another_format_is_refused(version):
+    with pytest.raises(InputError, match="format"):
+        Recipe.from_dict(Recipe().to_dict() | {"format": version})
+
+
+@pytest.mark.parametrize("run", ["results/runs/improved/s0", "models/mnist_model", "benchmarks/runs/lenet-adam"])
+def test_committed_runs_of_every_format_are_read(run):
+    run = Run(Path(__file__).parent.parent / run)
+    assert run.recipe.num_epochs == len(run.history) == run.metrics["epochs"]
+    assert run.classes == tuple("0123456789")
+    assert run.normalize in ((0.5, 0.5), (0.1307, 0.3081))
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_that_of_a_named_recipe_only_while_nothing_but_the_seed_differs():
+    improved = RECIPES["improved"]
+    assert replace(improved, seed=3).name == "improved"
+    assert replace(improved, learning_rate=1.0).name == "deep-nesterov"
+    assert replace(improved, valid_fraction=0.1).name == "deep-nesterov"
+    assert Recipe("improved").name == "deep-sgd"
+
+
+def test_a_recipe_of_ones_own_loses_its_name_by_but():
+    mine = Recipe("mine", arch="lenet")
+    assert mine.but(seed=1).name == "mine"
+    assert mine.but(batch_size=8).name == "lenet-sgd"
+    assert mine.but(batch_size=8, name="other").name == "other"
+
+
+def test_every_field_has_its_help():
+    assert all(f.metadata["help"].endswith(".") for f in fields(Recipe))
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+TOML = """
+[wider]
+base = "improved"
+arch = "shapes:wide"
+
+[slower]
+base = "wider"
+learning_rate = 0.01
+"""
+
+
+def test_a_file_of_several_recipes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TOML)
+    wider, slower = load_recipes(path)
+    assert wider == replace(RECIPES["improved"], name="wider", arch="shapes:wide")
+    assert slower == replace(wider, name="slower", learning_rate=0.01)
+    with pytest.raises(InputError, match=r"2 recipes \(wider, slower\)"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("mine.toml", "arch = 'lenet'\nseed = 3"), ("mine.json", '{"arch": "lenet", "seed": 3}')]
+)
+def test_a_file_of_one_recipe_is_named_after_the_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert load_recipe(tmp_path / name) == Recipe("mine", arch="lenet", seed=3)
+
+
+def test_a_run_directory_is_its_recipe(tmp_path):
+    run = Run.create(Recipe(arch="lenet", seed=3), tmp_path / "run")
+    assert load_recipe(run.path) == run.recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a\n", "cannot be read"),
+        ("colour = 'red'", "colour"),
+        ("[a]\nbase = 'b'", "base 'b'"),
+        ("[a]\nlearning_rate = -1", "learning rate of -1"),
+        ("[improved]\nlearning_rate = 1.0", "improved"),
+        ("[a]\narch = 3", "arch 3"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_used_is_refused_by_name(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        load_recipes(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["nameless", "nowhere.toml", "nowhere/"])
+def test_a_recipe_that_is_nowhere_is_refused(source):
+    with pytest.raises(InputError, match=source.rstrip("/")):
+        load_recipe(source)
 
 
 def test_a_recipe_cannot_be_changed_and_its_changed_copy_is_checked():

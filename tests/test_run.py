@@ -66,10 +66,10 @@ def test_atomic_file_on_a_full_disk_leaves_what_stood_there(tmp_path):
 )
 def test_a_run_that_met_a_full_disk_says_so_and_can_be_resumed(recipe, tmp_path, name, limit, epochs):
     recipe = replace(recipe, num_epochs=epochs)
-    whole = fit(recipe, tmp_path / "whole", device="cpu")
+    whole = fit(recipe, out=tmp_path / "whole", device="cpu")
     path = tmp_path / "run"
     with full_disk(limit):
-        error = refused(RunError, fit, recipe, path, device="cpu")
+        error = refused(RunError, fit, recipe, out=path, device="cpu")
     assert str(path / name) in error
     assert re.search(r"free|room|--resume", error), "the way out"
     for file, content in tree(path).items():
@@ -82,7 +82,7 @@ def test_a_run_that_met_a_full_disk_says_so_and_can_be_resumed(recipe, tmp_path,
 
 def test_a_full_disk_at_the_start_leaves_nothing_in_the_way(recipe, tmp_path):
     with full_disk(50):
-        assert "recipe.json" in refused(RunError, fit, recipe, tmp_path / "run", device="cpu")
+        assert "run.json" in refused(RunError, fit, recipe, out=tmp_path / "run", device="cpu")
     assert tree(tmp_path) == {}
 
 

@@ -8,9 +8,7 @@ import onnx
 import onnxruntime
 from conftest import python, tree
 
-from mnist_fastai import Run, load_run, pretrained
-from mnist_fastai.evaluate import predict_logits
-from mnist_fastai.recipes import IMPROVED
+from mnist_fastai import RECIPES, Run, forward, load_run, pretrained
 
 SCRIPT = """
 import json, sys, warnings
@@ -28,13 +26,13 @@ MACHINE = b"site-packages", b"/tmp/", b"/root/", b"/home/"
 
 
 def test_it_is_the_improved_recipe_with_seed_0():
-    assert Run(pretrained()).recipe == IMPROVED
-    assert IMPROVED.seed == 0
+    assert Run(pretrained()).recipe == RECIPES["improved"]
+    assert RECIPES["improved"].seed == 0
 
 
 def test_it_is_as_good_on_the_test_images_as_its_metrics_say(mnist):
-    logits, labels = predict_logits(load_run(pretrained(), data=mnist))
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    result = forward(load_run(pretrained(), data=mnist))
+    accuracy = (result.logits.argmax(1) == result.labels).double().mean().item()
     metrics = Run(pretrained()).metrics
     assert metrics["accuracy"] >= 0.994
     # another processor may round a tie the other way
@@ -47,23 +45,23 @@ def test_it_is_as_good_on_the_test_images_as_its_metrics_say(mnist):
 
 
 def test_load_learner_reads_it_from_any_folder(mnist, tmp_path):
-    np.save(tmp_path / "images.npy", mnist.valid.images[:50].numpy())
+    np.save(tmp_path / "images.npy", mnist.test.images[:50].numpy())
     done = python("-c", SCRIPT, "images.npy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    labels = [str(label) for label in mnist.valid.labels[:50].tolist()]
+    labels = [str(label) for label in mnist.test.labels[:50].tolist()]
     assert json.loads(done.stdout.splitlines()[-1]) == labels
 
 
 def test_its_onnx_file_answers_as_its_metrics_say(mnist):
     session = onnxruntime.InferenceSession(pretrained() / "model.onnx")
-    batches = mnist.valid.images.numpy().reshape(-1, 500, 28, 28)
+    batches = mnist.test.images.numpy().reshape(-1, 500, 28, 28)
     found = np.concatenate([session.run(["logits"], {"images": batch})[0].argmax(1) for batch in batches])
     metrics = Run(pretrained()).metrics
     # another processor may round a tie the other way
-    assert abs((found == mnist.valid.labels.numpy()).mean() - metrics["accuracy"]) <= 0.0002
+    assert abs((found == mnist.test.labels.numpy()).mean() - metrics["accuracy"]) <= 0.0002
     about = session.get_modelmeta().custom_metadata_map
     assert json.loads(about["metrics"]) == metrics
-    assert json.loads(about["recipe"]) == IMPROVED.to_dict()
+    assert json.loads(about["recipe"]) == RECIPES["improved"].to_dict()
     assert json.loads(about["normalize"]) == [0.1307, 0.3081]
     assert json.loads(about["classes"]) == list(mnist.classes)
 
@@ -85,8 +83,8 @@ def test_its_int8_file_is_smaller_says_so_and_loses_next_to_nothing(cli, mnist):
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     metrics = json.loads(session.get_modelmeta().custom_metadata_map["metrics"])
     assert (metrics["quantized"], metrics["accuracy"]) == ("int8", int8["accuracy"])
-    few = mnist.valid.images[:500].numpy()
-    hits = session.run(["logits"], {"images": few})[0].argmax(1) == mnist.valid.labels[:500].numpy()
+    few = mnist.test.images[:500].numpy()
+    hits = session.run(["logits"], {"images": few})[0].argmax(1) == mnist.test.labels[:500].numpy()
     assert hits.mean() > 0.99
     content = Path("model-int8.onnx").read_bytes()
     assert not any(word in content for word in MACHINE)

@@ -19,9 +19,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
-from mnist_fastai import Recipe, dataloaders, fit, load_data, load_run, make_learner, resume
-from mnist_fastai.data import Data
+from mnist_fastai import Data, Recipe, Run, dataloaders, fit, load_data, load_run, make_learner, resume
 from mnist_fastai.errors import InputError, RunError
+from mnist_fastai.recipes import PASSED
 from mnist_fastai.train import dry_run
 
 
@@ -70,7 +70,7 @@ class Float64Batches(Callback):
 )
 @pytest.mark.parametrize("arch", ["lenet", "deep"])
 def test_optimizer_equals_a_plain_pytorch_loop(small, arch, changes, plain):
-    data = Data(small.train[:400], small.valid, small.classes)
+    data = Data(small.train[:400], small.test, small.classes)
     learner = make_learner(quick(arch=arch, **changes), dataloaders(data, batch_size=8))
     learner.model.double()
     start, batches = copy.deepcopy(learner.model), Float64Batches()
@@ -96,15 +96,15 @@ def test_optimizer_equals_a_plain_pytorch_loop(small, arch, changes, plain):
 
 
 def test_training_learns(mnist, tmp_path):
-    data = Data(mnist.train[:2000], mnist.valid[:500], mnist.classes)
-    run = fit(quick(num_epochs=3), tmp_path / "run", data=data)
+    data = Data(mnist.train[:2000], mnist.test[:500], mnist.classes)
+    run = fit(quick(num_epochs=3), out=tmp_path / "run", data=data)
     assert run.metrics["accuracy"] > 0.8
     losses = [row["train_loss"] for row in run.history]
     assert losses == sorted(losses, reverse=True)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(small, tmp_path):
-    a, b, c = (fit(quick(seed=seed), tmp_path / name, data=small) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+    a, b, c = (fit(quick(seed=seed), out=tmp_path / name, data=small) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
     assert weights(a) == weights(b)
     assert without_seconds(a.history) == without_seconds(b.history)
     assert weights(a) != weights(c)
@@ -112,10 +112,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(small, tmp_path)
 
 
 def test_the_same_seed_gives_the_same_bits_on_two_threads(small, tmp_path):
-    data = Data(small.train[:200], small.valid[:50], small.classes)
+    data = Data(small.train[:200], small.test[:50], small.classes)
     torch.set_num_threads(2)
     try:
-        a, b = (fit(quick(num_epochs=1), tmp_path / name, data=data) for name in "ab")
+        a, b = (fit(quick(num_epochs=1), out=tmp_path / name, data=data) for name in "ab")
     finally:
         torch.set_num_threads(1)
     assert weights(a) == weights(b)
@@ -123,10 +123,10 @@ def test_the_same_seed_gives_the_same_bits_on_two_threads(small, tmp_path):
 
 
 def test_the_seed_alone_decides_whatever_was_drawn_before(small, tmp_path):
-    a = fit(quick(), tmp_path / "a", data=small)
+    a = fit(quick(), out=tmp_path / "a", data=small)
     torch.rand(7), np.random.rand(7)
     make_learner(quick(arch="deep", seed=9), dataloaders(small))
-    assert weights(fit(quick(), tmp_path / "b", data=small)) == weights(a)
+    assert weights(fit(quick(), out=tmp_path / "b", data=small)) == weights(a)
 
 
 def test_run_directory_holds_what_it_should(run, recipe):
@@ -154,8 +154,8 @@ def test_history_has_a_row_an_epoch_and_ends_in_the_metrics(run, recipe):
 
 def test_train_loss_is_the_mean_over_the_epochs_images(small, tmp_path):
     # one batch an epoch: its loss is that of the weights before it, which a run of no epochs keeps
-    before = fit(quick(num_epochs=0, batch_size=TRAIN), tmp_path / "before", data=small)
-    run = fit(quick(num_epochs=1, batch_size=TRAIN), tmp_path / "run", data=small)
+    before = fit(quick(num_epochs=0, batch_size=TRAIN), out=tmp_path / "before", data=small)
+    run = fit(quick(num_epochs=1, batch_size=TRAIN), out=tmp_path / "run", data=small)
     learner = load_run(before.path, data=small)
     xb, yb = next(iter(learner.dls.train))
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_metrics_equal_what_scikit_learn_says_of_the_predictions(run, small):
         probabilities, labels = learner.get_preds()
     probabilities, labels = probabilities.double().numpy(), labels.numpy()
     probabilities /= probabilities.sum(1, keepdims=True)
-    assert np.array_equal(labels, small.valid.labels)
+    assert np.array_equal(labels, small.test.labels)
 
     def check(found: dict, chosen: np.ndarray):
         y, p = labels[chosen], probabilities[chosen]
@@ -191,7 +191,7 @@ def test_metrics_say_how_they_were_made(run, recipe, small):
     assert metrics["seed"] == recipe.seed
     assert metrics["device"] == "cpu"
     assert metrics["parameters"] == 44_426
-    assert metrics["data_digest"] == small.digest
+    assert run.facts["splits"] == small.digests
     assert torch.__version__.startswith(metrics["versions"]["torch"])
     assert metrics["split"] == "test"
     assert metrics["images_per_second"] > TRAIN * recipe.num_epochs / metrics["seconds"]
@@ -199,13 +199,13 @@ def test_metrics_say_how_they_were_made(run, recipe, small):
 
 
 def test_a_class_without_test_images_has_no_metrics(small, tmp_path):
-    data = Data(small.train, small.valid[small.valid.labels != 9], small.classes)
-    nine = fit(quick(num_epochs=1), tmp_path / "run", data=data).metrics["per_class"]["9"]
+    data = Data(small.train, small.test[small.test.labels != 9], small.classes)
+    nine = fit(quick(num_epochs=1), out=tmp_path / "run", data=data).metrics["per_class"]["9"]
     assert nine == {"images": 0, "accuracy": None, "error_rate": None, "valid_loss": None}
 
 
 def test_no_epochs_leave_random_weights_and_their_metrics(small, tmp_path):
-    run = fit(quick(num_epochs=0), tmp_path / "run", data=small)
+    run = fit(quick(num_epochs=0), out=tmp_path / "run", data=small)
     model = make_learner(quick(), dataloaders(small)).model
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in load_file(run.path / "model.safetensors").items())
     assert run.history == []
@@ -215,16 +215,16 @@ def test_no_epochs_leave_random_weights_and_their_metrics(small, tmp_path):
 
 
 def test_a_valid_fraction_is_held_out_and_reported_on(folder, tmp_path):
-    run = fit(quick(data=str(folder), valid_fraction=0.25, num_epochs=1), tmp_path / "run", device="cpu")
+    run = fit(quick(data=str(folder), valid_fraction=0.25, num_epochs=1), out=tmp_path / "run", device="cpu")
     assert (run.metrics["split"], run.metrics["images"]) == ("held out", TRAIN / 4)
     held_out = load_data(folder, valid_fraction=0.25)
-    assert run.metrics["data_digest"] == held_out.digest
+    assert run.facts["splits"] == held_out.digests
     assert load_run(run.path).dls.valid.n == TRAIN / 4
 
 
 def test_a_model_has_as_many_outputs_as_the_set_has_classes(small, tmp_path):
-    few = [s[s.labels < 3] for s in (small.train, small.valid)]
-    run = fit(quick(num_epochs=1), tmp_path / "run", data=Data(*few, small.classes[:3]))
+    few = [s[s.labels < 3] for s in (small.train, small.test)]
+    run = fit(quick(num_epochs=1), out=tmp_path / "run", data=Data(*few, small.classes[:3]))
     assert load_file(run.path / "model.safetensors")["1.weight"].shape == (3, 84)
     assert list(run.metrics["per_class"]) == ["0", "1", "2"]
 
@@ -241,7 +241,7 @@ def test_dry_run_leaves_nothing(recipe, tmp_path, monkeypatch):
 def test_a_terminal_gets_a_bar_with_the_time_left_and_a_file_plain_lines(small, tmp_path, terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120)
-    run = fit(quick(), tmp_path / "run", data=small, console=console)
+    run = fit(quick(), out=tmp_path / "run", data=small, console=console)
     bar = re.search(r"epoch 1/2.*\d:\d\d:\d\d.*\d:\d\d:\d\d", out.getvalue())  # elapsed, and left
     assert bool(bar) == ("\x1b" in out.getvalue()) == terminal
     for row in run.history:
@@ -266,33 +266,33 @@ def refused(error, call, *args, **kwargs) -> str:
 def test_a_loss_that_is_no_longer_finite_ends_the_run_and_keeps_its_whole_epochs(small, tmp_path):
     # a step an epoch, so that it takes some epochs to diverge
     recipe = quick(arch="deep", opt="sgd", learning_rate=10.0, batch_size=100, num_epochs=20)
-    data = Data(small.train[:100], small.valid, small.classes)
-    error = refused(RunError, fit, recipe, tmp_path / "run", data=data)
+    data = Data(small.train[:100], small.test, small.classes)
+    error = refused(RunError, fit, recipe, out=tmp_path / "run", data=data)
     assert "--learning-rate" in error
     assert str(tmp_path / "run") in error
     rows = csv_rows(tmp_path / "run")
     assert 1 <= len(rows) < 20
     assert f"in epoch {len(rows) + 1} " in error
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    assert json.loads((tmp_path / "run" / "recipe.json").read_text()) == recipe.to_dict()
+    assert Run(tmp_path / "run").recipe == replace(recipe, data=PASSED)
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_a_loss_that_diverges_in_the_first_epoch_leaves_the_recipe(small, tmp_path):
-    error = refused(RunError, fit, quick(arch="deep", opt="sgd", learning_rate=1e6), tmp_path / "run", data=small)
+    error = refused(RunError, fit, quick(arch="deep", opt="sgd", learning_rate=1e6), out=tmp_path / "run", data=small)
     assert "in epoch 1 " in error
-    assert list(tree(tmp_path / "run")) == ["recipe.json"]
+    assert set(tree(tmp_path / "run")) == {"recipe.json", "run.json"}
 
 
 def test_a_batch_larger_than_the_set_is_refused_before_anything_is_written(small, tmp_path):
-    error = refused(InputError, fit, quick(batch_size=TRAIN + 1), tmp_path / "run", data=small)
+    error = refused(InputError, fit, quick(batch_size=TRAIN + 1), out=tmp_path / "run", data=small)
     assert str(TRAIN + 1) in error
     assert str(TRAIN) in error
     assert tree(tmp_path) == {}
 
 
 def test_an_unknown_device_is_refused_before_anything_is_written(small, tmp_path):
-    assert "tpu" in refused(InputError, fit, quick(), tmp_path / "run", device="tpu", data=small)
+    assert "tpu" in refused(InputError, fit, quick(), out=tmp_path / "run", device="tpu", data=small)
     assert tree(tmp_path) == {}
 
 
@@ -312,7 +312,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(recipe, run, t
 @pytest.mark.parametrize(("arch", "opt"), [("lenet", "sgd"), ("deep", "adam"), ("deep", "sgd")])
 def test_each_architecture_and_optimizer_can_be_resumed(recipe, tmp_path, arch, opt):
     recipe = replace(recipe, arch=arch, opt=opt, num_epochs=2)
-    whole = fit(recipe, tmp_path / "whole", device="cpu")
+    whole = fit(recipe, out=tmp_path / "whole", device="cpu")
     resumed = resume(interrupt(recipe, tmp_path / "run", after=1), device="cpu")
     assert weights(resumed) == weights(whole)
     assert without_seconds(resumed.history) == without_seconds(whole.history)

@@ -1,4 +1,4 @@
-"""The digit reader as a scikit-learn classifier. It imports neither torch nor fastai."""
+"""The digit reader as a scikit-learn classifier."""
 
 import math
 from functools import cached_property
@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from .errors import InputError
-from .predict import Session, read_raw, values
-from .preprocess import SIZE, preprocess, read_image
+from ..errors import InputError
+from .form import read_digits
+from .image import SIZE
+from .session import Session
 
 
 class Classifier(ClassifierMixin, BaseEstimator):
@@ -18,16 +19,16 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
         Classifier().predict(["seven.jpg", Image.open("two.png"), pixels])  # array([7, 2, …])
 
-    It takes a picture or a sequence of them, each a path, a PIL image or pixels [h, w(, 3 or 4)]; an array
-    [n, h, w(, 3 or 4)]; or scikit-learn's rows [n, h × h] of square ones. Raises InputError for a picture in which it
-    finds no digit, or more than one.
+    Pictures are one or a sequence of paths, bytes of files, PIL images or pixels [h, w(, 3 or 4)]; an array
+    [n, h, w(, 3 or 4)]; or scikit-learn's rows [n, h × h] of square images. Raises InputError for a picture that has no
+    digit, or several.
     """
 
     def __init__(
         self,
-        model: str | Path | None = None,  # a model.onnx, or a run that has one; the shipped model, unless given
+        model: str | Path | None = None,  # a model.onnx, or a run that has one; by default the shipped model
         *,
-        raw: bool = False,  # the pictures are in MNIST's format already: 28×28, white on black, centred
+        raw: bool = False,  # pictures are in MNIST's format: 28×28, white on black, centred
     ):
         self.model = model
         self.raw = raw
@@ -36,7 +37,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _session(self) -> Session:
         return Session(self.model)
 
-    def __getstate__(self):  # for joblib and pickle: a session is opened again from its file
+    def __getstate__(self):  # for joblib and pickle: the session is reopened from its file
         return {k: v for k, v in super().__getstate__().items() if k != "_session"}
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -45,10 +46,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
     @property
     def classes_(self) -> np.ndarray:
         """[classes], in the order of `predict_proba`'s columns: integers where all are digits, else their names."""
-        return values(self._session.classes)
+        return self._session.labels
 
     def fit(self, X=None, y=None) -> "Classifier":
-        """Nothing: it is trained. Here for scikit-learn's pipelines."""
+        """Do nothing, since the model is trained; scikit-learn's pipelines call it."""
         return self
 
     def predict(self, X) -> np.ndarray:
@@ -65,14 +66,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _image(self, index: int, picture) -> np.ndarray:
         try:
-            if self.raw:
-                return read_raw(picture)
-            digits = preprocess(read_image(picture)).digits
+            return read_digits(picture, raw=self.raw)[0][0]
         except InputError as e:
             raise InputError(f"picture {index}: {e}") from e
-        if len(digits) != 1:
-            raise InputError(f"picture {index} has {len(digits) or 'no'} digits, not one; leave it out or crop it")
-        return digits[0].image
 
 
 def _pictures(X) -> np.ndarray | list:
@@ -91,7 +87,7 @@ def _pictures(X) -> np.ndarray | list:
 
 
 def _raw(pixels: np.ndarray) -> np.ndarray:
-    """Uint8 [n, 28, 28] of such pixels, of other integers from 0 to 255, or of floats from 0 to 1."""
+    """Uint8 [n, 28, 28] of such pixels: integers from 0 to 255, or floats from 0 to 1."""
     if pixels.shape[1:] != (SIZE, SIZE):
         raise InputError(
             f"an array of shape {pixels.shape} is not in MNIST's format, [n, {SIZE}, {SIZE}]; leave raw out"

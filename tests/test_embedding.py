@@ -1,15 +1,12 @@
 """Maps repeat, keep neighbours, take new points, and refuse what cannot be mapped with one sentence."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, python
 
-from mnist_fastai import load_run, pretrained
-from mnist_fastai.embed import Map, embed, knn_accuracy, scores, transform
-from mnist_fastai.errors import InputError
-from mnist_fastai.features import extract
+from mnist_fastai import InputError, embed, forward, load_run, pretrained, transform
+from mnist_fastai import embedding as module
+from mnist_fastai.embedding import Embedding, knn_accuracy, reduce, score
 
 SHORT = 20  # iterations after early exaggeration, of a map that is no more than begun
 
@@ -17,11 +14,11 @@ SHORT = 20  # iterations after early exaggeration, of a map that is no more than
 @pytest.fixture(scope="module")
 def pixels(small) -> np.ndarray:
     """Float32 [150, 784] in [0, 1]."""
-    return small.valid.images[:150].flatten(1).numpy().astype(np.float32) / 255
+    return small.test.images[:150].flatten(1).numpy().astype(np.float32) / 255
 
 
 @pytest.fixture(scope="module")
-def map(pixels) -> Map:
+def map(pixels) -> Embedding:
     return embed(pixels)
 
 
@@ -35,7 +32,7 @@ def test_another_process_finds_the_same_positions(map, pixels, tmp_path):
     np.save(tmp_path / "pixels.npy", pixels)
     code = """
 import numpy as np
-from mnist_fastai.embed import embed
+from mnist_fastai import embed
 np.save("positions.npy", embed(np.load("pixels.npy")).positions)
 """
     done = python("-c", code, cwd=tmp_path)
@@ -44,9 +41,9 @@ np.save("positions.npy", embed(np.load("pixels.npy")).positions)
 
 
 def test_a_map_keeps_neighbours_together_and_lies_around_zero(map, pixels, small):
-    found = scores(pixels, map.positions, small.valid.labels[:150].numpy())
-    assert found["trustworthiness"] > 0.85  # chance: 0.5
-    assert found["knn_map"] > 0.5  # chance: 0.1
+    scores = score(pixels, map.positions, small.test.labels[:150].numpy())
+    assert scores["trustworthiness"] > 0.85  # chance: 0.5
+    assert scores["knn_map"] > 0.5  # chance: 0.1
     np.testing.assert_allclose(map.positions.min(0), -map.positions.max(0))
 
 
@@ -65,10 +62,10 @@ def test_what_can_be_mapped_gives_finite_positions(pixels, change):
     features = change(pixels)
     if np.ptp(features) == 0:
         features[0] += 1
-    found = embed(features, iterations=SHORT)
-    assert np.isfinite(found.positions).all()
-    assert np.ptp(found.positions, axis=0).max() > 0
-    assert found.perplexity == min(30, (len(features) - 1) / 3)
+    result = embed(features, iterations=SHORT)
+    assert np.isfinite(result.positions).all()
+    assert np.ptp(result.positions, axis=0).max() > 0
+    assert result.perplexity == min(30, (len(features) - 1) / 3)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +76,7 @@ def test_what_can_be_mapped_gives_finite_positions(pixels, change):
         (lambda x: np.zeros_like(x), None, "all 150 images are the same"),
         (lambda x: x[:9], None, "10 points or more, and here are 9"),
         (lambda x: x[:0], None, "10 points or more, and here are 0"),
-        (lambda x: x[:100], 40, "perplexity of 40 does not go with 100 images; give one from 1 to 33"),
+        (lambda x: x[:100], 40, "perplexity of 40 does not fit 100 images; give one from 1 to 33"),
         (lambda x: x, 0, "perplexity of 0 .* from 1 to"),
         (lambda x: x, -3, "perplexity of -3 .* from 1 to"),
         (lambda x: x, float("nan"), "perplexity of nan .* from 1 to"),
@@ -98,11 +95,11 @@ def test_scores_of_two_groups_apart_and_of_a_map_that_mixes_them():
     points = np.random.default_rng(0).normal(size=(40, 2))
     labels = np.arange(40) % 2
     apart = points + 100 * labels[:, None]
-    found = scores(apart, apart, labels)
-    assert found["knn_features"] == found["knn_map"] == found["trustworthiness"] == 1
-    assert found["silhouette"] > 0.9
-    assert (found["neighbors"], found["scored"]) == (10, 40)
-    mixed = scores(apart, points, labels)
+    good = score(apart, apart, labels)
+    assert good["knn_features"] == good["knn_map"] == good["trustworthiness"] == 1
+    assert good["silhouette"] > 0.9
+    assert (good["neighbors"], good["scored"]) == (10, 40)
+    mixed = score(apart, points, labels)
     assert mixed["knn_features"] == 1
     assert mixed["knn_map"] < 0.8
     assert mixed["trustworthiness"] < 0.9
@@ -116,10 +113,30 @@ def test_a_point_is_no_neighbour_of_its_own():
 
 def test_scores_of_few_points_and_of_one_class():
     points = np.random.default_rng(0).normal(size=(10, 2))
-    found = scores(points, points, np.zeros(10, int))
-    assert found["neighbors"] == 4
-    assert found["silhouette"] is None
-    assert found["knn_map"] == 1
+    scores = score(points, points, np.zeros(10, int))
+    assert scores["neighbors"] == 4
+    assert scores["silhouette"] is None
+    assert scores["knn_map"] == 1
+
+
+def test_of_many_points_every_pair_of_a_part_that_the_seed_chooses_is_compared(monkeypatch):
+    monkeypatch.setattr(module, "MAX_SCORED", 40)
+    features, labels = np.random.default_rng(0).normal(size=(200, 5)), np.arange(200) % 2
+    positions = features[:, :2]
+    index = np.random.default_rng(7).permutation(200)[:40]
+    part = score(features[index], positions[index], labels[index])
+    scores = score(features, positions, labels, seed=7)
+    assert scores["scored"] == 40
+    for name in ("trustworthiness", "silhouette"):
+        assert scores[name] == pytest.approx(part[name]), name
+    assert scores["knn_map"] == knn_accuracy(positions, labels), "of all"
+
+
+def test_features_are_reduced_to_fifty_as_those_of_the_map_alone_say(pixels):
+    reduced = reduce(pixels[:100])
+    assert reduced.shape == (100, 50)
+    np.testing.assert_allclose(reduce(pixels[:100], 9 * pixels[100:])[:100], reduced, atol=1e-4)
+    np.testing.assert_array_equal(reduce(pixels[:100, 300:350]), pixels[:100, 300:350])
 
 
 # --- new points ---------------------------------------------------------------------------------------------------
@@ -128,9 +145,9 @@ def test_scores_of_few_points_and_of_one_class():
 @pytest.fixture(scope="module")
 def trained(mnist) -> tuple[np.ndarray, np.ndarray]:
     """The shipped model's features, float32 [800, 100], and the labels of as many test images."""
-    valid = mnist.valid[:800]
-    learner = load_run(pretrained(), data=replace(mnist, train=mnist.train[:64], valid=valid))
-    return extract(learner, learner.dls.valid), valid.labels.numpy()
+    learner = load_run(pretrained(), data=mnist)
+    _, labels, features = forward(learner, learner.dls.valid.new(get_idxs=lambda: range(800)), "0")
+    return features, labels.numpy()
 
 
 def own_class(known: np.ndarray, new: np.ndarray, labels: np.ndarray) -> float:
@@ -161,7 +178,18 @@ def test_known_points_are_placed_where_they_are_each_by_itself(map, pixels):
     np.testing.assert_allclose(transform(map, pixels[:3]), placed[:3], atol=1e-3 * size)
 
 
+def test_a_point_with_few_near_neighbours_is_placed_beside_them_and_not_between_them_and_the_next():
+    rng, group = np.random.default_rng(0), np.repeat([0, 1], [6, 30])  # of 15 nearest neighbours, 6 are near
+    features = rng.normal(size=(36, 5)) + 10 * group[:, None]
+    positions = rng.normal(size=(36, 2)) + np.outer(group, [300, 0])
+    positions -= (positions.min(0) + positions.max(0)) / 2
+    placed = transform(Embedding(features, positions, 5), rng.normal(size=(10, 5)))
+    assert np.linalg.norm(placed - positions[group == 0].mean(0), axis=1).max() < 5
+
+
 def test_new_points_with_other_features_are_refused(map, pixels):
     with pytest.raises(InputError, match=r"784 features.*not 100") as error:
         transform(map, pixels[:, :100])
     assert_one_sentence(str(error.value))
+    with pytest.raises(InputError, match="all finite"):
+        transform(map, np.where(pixels > 0.9, np.nan, pixels))

@@ -5,29 +5,42 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import safetensors.torch
 from conftest import assert_one_sentence, full_disk, tree, write_idx_folder
 from PIL import Image
+from torch import nn
 
-from mnist_fastai import Recipe, Run, fit, pretrained
-from mnist_fastai.data import SIZE
-from mnist_fastai.embed import Map, transform
-from mnist_fastai.tsne import choose, tsne
+from mnist_fastai import InputError, Recipe, Run, fit, plots, pretrained, transform
+from mnist_fastai.embedding import Embedding
+from mnist_fastai.maps import choose, draw_maps
 
 FEW = ["--samples", 60, "--iterations", 50]
 NAMES = "raw", "untrained", "trained"
 PICTURES = {"tsne", *(f"tsne-{name}" for name in NAMES)}
 
 
+class Plain(nn.Module):
+    """A model without a body and a head."""
+
+    def __init__(self, classes: int):
+        super().__init__()
+        self.flatten, self.hidden, self.out = nn.Flatten(), nn.Linear(784, 12), nn.Linear(12, classes)
+
+    def forward(self, x):
+        return self.out(self.hidden(self.flatten(x)).relu())
+
+
 @pytest.fixture(scope="module")
 def out(run, tmp_path_factory) -> Path:
     """What a call with 60 images leaves. To read only."""
     folder = tmp_path_factory.mktemp("tsne") / "out"
-    tsne(run, folder, samples=60, iterations=50, projector=True, device="cpu")
+    draw_maps(run, folder, samples=60, iterations=50, device="cpu")
     return folder
 
 
@@ -50,9 +63,9 @@ def refused(outcome, code: int = 2) -> str:
 
 def test_features_and_predictions_are_those_of_the_run(arrays, run, small):
     index = arrays["index"]
-    assert np.array_equal(arrays["labels"], small.valid.labels[index])
+    assert np.array_equal(arrays["labels"], small.test.labels[index])
     assert np.array_equal(arrays["predictions"], run.predictions[index])
-    assert np.array_equal(arrays["raw"], small.valid.images[index].flatten(1).numpy().astype(np.float32) / 255)
+    assert np.array_equal(arrays["raw"], small.test.images[index].flatten(1).numpy().astype(np.float32) / 255)
     assert arrays["untrained"].shape == arrays["trained"].shape == (60, 84)
     assert not np.allclose(arrays["untrained"], arrays["trained"], atol=0.1)
     weights = safetensors.torch.load_file(run.path / "model.safetensors")
@@ -61,7 +74,7 @@ def test_features_and_predictions_are_those_of_the_run(arrays, run, small):
     np.testing.assert_allclose(arrays["probabilities"], probabilities.max(1), atol=1e-5)
 
 
-def test_the_table_has_a_row_an_image(out, arrays, small):
+def test_the_table_has_one_row_per_image(out, arrays, small):
     with open(out / "tsne.csv", newline="") as f:
         rows = list(csv.DictReader(f))
     assert list(rows[0]) == [
@@ -89,40 +102,102 @@ def test_the_page_has_the_same_images(out, arrays, small):
 
 
 def test_a_map_is_made_again_from_the_arrays_and_takes_new_points(arrays):
-    map = Map(arrays["trained"], arrays["trained_positions"], float(arrays["perplexity"]))
+    map = Embedding(arrays["trained"], arrays["trained_positions"], float(arrays["perplexity"]))
     assert transform(map, arrays["untrained"][:3]).shape == (3, 2)
 
 
 def test_scores_say_on_what_they_rest(out, arrays):
-    found = json.loads((out / "tsne.json").read_text())
-    assert found["samples"] == 60
-    assert found["perplexity"] == pytest.approx(59 / 3), "fewer images than a perplexity of 30 goes with"
-    assert found["accuracy"] == (arrays["predictions"] == arrays["labels"]).mean()
-    assert list(found["maps"]) == list(NAMES)
-    assert {s["scored"] for s in found["maps"].values()} == {60}
-
-
-def test_the_projector_finds_its_files(out, arrays):
-    folder = out / "projector"
-    config = (folder / "projector_config.pbtxt").read_text()
-    for name in NAMES:
-        assert f'tensor_path: "{name}.tsv"' in config
-        np.testing.assert_allclose(np.loadtxt(folder / f"{name}.tsv"), arrays[name], rtol=1e-4, atol=1e-6)
-    assert config.count('metadata_path: "metadata.tsv"') == config.count('image_path: "sprite.png"') == 3
-    header, *rows = (folder / "metadata.tsv").read_text().splitlines()
-    assert header.split("\t") == ["index", "label", "prediction"]
-    assert [int(r.split("\t")[0]) for r in rows] == arrays["index"].tolist()
-    sprite = np.asarray(Image.open(folder / "sprite.png"))
-    assert sprite.shape == (8 * SIZE, 8 * SIZE), "the smallest square for 60"
-    ninth = (arrays["raw"][9].reshape(SIZE, SIZE) * 255).round()  # in the second row, second from the left
-    assert np.array_equal(sprite[SIZE : 2 * SIZE, SIZE : 2 * SIZE], ninth)
+    result = json.loads((out / "tsne.json").read_text())
+    assert result["samples"] == 60
+    assert result["perplexity"] == pytest.approx(59 / 3), "the highest for so few images"
+    assert result["accuracy"] == (arrays["predictions"] == arrays["labels"]).mean()
+    assert list(result["maps"]) == list(NAMES)
+    assert {s["scored"] for s in result["maps"].values()} == {60}
 
 
 def test_trained_features_map_better_than_raw_pixels(tmp_path):
-    maps = tsne(Run(pretrained()), tmp_path / "out", samples=300, device="cpu")["maps"]
+    maps = draw_maps(Run(pretrained()), tmp_path / "out", samples=300, device="cpu")["maps"]
     for score in ("knn_features", "knn_map", "trustworthiness", "silhouette"):
         assert maps["raw"][score] < maps["trained"][score], score
     assert maps["trained"]["knn_map"] > 0.95
+
+
+def test_the_seed_and_the_iterations_reach_the_maps(run, tmp_path):
+    def positions(**change) -> np.ndarray:
+        given = {"samples": "all", "iterations": 1, "seed": 0, "device": "cpu"} | change
+        draw_maps(run, tmp_path, **given)
+        with np.load(tmp_path / "features.npz") as f:
+            return f["trained_positions"]
+
+    before = positions()
+    assert not np.allclose(positions(seed=1), before, rtol=0.1)
+    assert not np.allclose(positions(iterations=20), before, rtol=1e-3)
+
+
+def test_the_pictures_ring_the_misclassified_and_say_how_many_are_right(run, tmp_path, monkeypatch):
+    calls, draw = [], plots.maps
+    monkeypatch.setattr(plots, "maps", lambda *args: calls.append(args) or draw(*args))
+    result = draw_maps(run, tmp_path, samples=60, iterations=1, device="cpu")
+    with np.load(tmp_path / "features.npz") as f:
+        missed = f["predictions"] != f["labels"]
+    assert 0 < missed.sum() < 30
+    for panels, _, _, ringed, title, _ in calls:
+        assert np.array_equal(ringed, missed)
+        assert title == f"lenet-adam, seed 0: {1 - missed.mean():.1%} of these 60 images right"
+        for name in panels:
+            assert any(f"10-NN accuracy {s['knn_map']:.1%}" in name for s in result["maps"].values())
+
+
+def test_images_are_those_that_the_metrics_are_on(small, tmp_path):
+    data = small.hold_out(0.2)
+    run = fit(Recipe(arch="lenet", num_epochs=0), data=data, out=tmp_path / "run", device="cpu")
+    draw_maps(run, tmp_path / "out", data=data, iterations=1, device="cpu")
+    with np.load(tmp_path / "out" / "features.npz") as f:
+        assert np.array_equal(f["labels"], data.valid.labels)
+        assert np.array_equal(f["predictions"], run.predictions)
+        assert np.array_equal(f["raw"] * 255, data.valid.images.flatten(1))
+
+
+def test_names_are_shown_as_they_are(small, tmp_path):
+    classes = (r"$\bad$", "$x_1$", r"\$5", "$", "<b>", "&amp;", "_7", "100%", "", "\\")
+    data = replace(small, test=small.test[:100], classes=classes)
+    run = fit(Recipe(name=r"$\frac$", arch="lenet", num_epochs=0), data=data, out=tmp_path / "run", device="cpu")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw_maps(run, tmp_path / "out", data=data, format="svg", iterations=1, device="cpu")
+    picture = (tmp_path / "out" / "tsne.svg").read_text()
+    title = r"$\frac$, seed 0: "
+    assert f">{title}" in picture
+    assert title in (tmp_path / "out" / "tsne.html").read_text()
+    for name in filter(None, classes):
+        assert f">{escape(name, quote=False)}</text>" in picture  # the legend; on the maps, `\bad` would be refused
+
+
+# --- models of one's own ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own(small, tmp_path_factory) -> Run:
+    """A run of `Plain`, of no epochs. To read only."""
+    path = tmp_path_factory.mktemp("own") / "run"
+    return fit(Recipe(num_epochs=0), model=Plain, data=small, out=path, device="cpu")
+
+
+def test_a_model_without_a_body_has_no_layer_by_default(own, small, tmp_path):
+    given = {"data": small, "samples": 60, "iterations": 1, "device": "cpu"}
+    with pytest.raises(InputError, match=r"--layer to map, one of flatten, hidden, out$") as error:
+        draw_maps(own, tmp_path / "out", model=Plain, **given)
+    assert_one_sentence(str(error.value))
+    assert not (tmp_path / "out").exists()
+    draw_maps(own, tmp_path / "out", layer="hidden", allow_import=True, **given)
+    with np.load(tmp_path / "out" / "features.npz") as f:
+        assert f["trained"].shape == (60, 12)
+        assert np.array_equal(f["trained"], f["untrained"]), "of no epochs"
+
+
+def test_a_trained_network_does_not_pass_for_an_untrained_one(own, small, tmp_path):
+    with pytest.raises(InputError, match="untrained") as error:
+        draw_maps(own, tmp_path / "out", model=Plain(10), layer="hidden", data=small, device="cpu")
+    assert_one_sentence(str(error.value))
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -133,6 +208,7 @@ def test_the_same_call_leaves_the_same_bytes_and_another_format_replaces_the_pic
     assert (code, out, err) == (0, "", "")
     first = tree(Path("out"))
     assert {name for name in first if name.endswith(".svg")} == {f"{stem}.svg" for stem in PICTURES}
+    assert b"<image" in first["tsne.svg"]
     cli("tsne", run.path, "--out", "out", *FEW, "--quiet")
     second = tree(Path("out"))
     assert {name for name in second if name.endswith((".svg", ".png"))} == {f"{stem}.png" for stem in PICTURES}
@@ -176,10 +252,10 @@ def test_the_shipped_model_is_left_as_it_is(cli):
 
 
 def test_another_data_set_has_its_own_class_names(cli, small):
-    fashion = write_idx_folder(Path("fashion"), replace(small, train=small.train[:64], valid=small.valid[:100]))
+    fashion = write_idx_folder(Path("fashion"), replace(small, train=small.train[:64], test=small.test[:100]))
     names = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
     (fashion / "classes.txt").write_text("\n".join(names))
-    run = fit(Recipe(arch="deep-bn", num_epochs=0, data=str(fashion.resolve())), "run", device="cpu")
+    run = fit(Recipe(arch="deep-bn", num_epochs=0, data=str(fashion)), out="run", device="cpu")
     code, _, err = cli("tsne", run.path, "--iterations", 50, "--layer", "0.9")
     assert code == 0, err
     with open("run/tsne/tsne.csv", newline="") as f:
@@ -201,14 +277,29 @@ def test_images_are_spread_evenly_over_the_classes_as_far_as_they_go():
     assert np.array_equal(choose(labels, 1003, seed=0), np.arange(1003))
 
 
+def test_data_that_has_moved_and_a_model_that_the_recipe_names(cli, folder, small):
+    shutil.copytree(folder, "before")
+    fit(Recipe(arch=f"{__name__}:Plain", num_epochs=0, data="before"), out="run", device="cpu")
+    assert "--allow-import" in refused(cli("tsne", "run", *FEW))
+    assert "--layer" in refused(cli("tsne", "run", *FEW, "--allow-import"))
+    Path("before").rename("after")
+    args = "tsne", "run", "--samples", "all", "--iterations", 1, "--layer", "hidden", "--allow-import"
+    assert "--data" in refused(cli(*args))
+    assert not Path("run/tsne").exists()
+    code, _, err = cli(*args, "--data", "after")
+    assert code == 0, err
+    with np.load("run/tsne/features.npz") as f:
+        assert np.array_equal(f["labels"], small.test.labels)
+
+
 # --- refused ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--samples", 401], r"401 images .* 400 in the validation split"),
-        (["--samples", 0], r"0 images .* 400 in the validation split"),
+        (["--samples", 401], r"401 of 400 images"),
+        (["--samples", 0], r"0 of 400 images"),
         (["--samples", 5], r"10 points or more, and here are 5"),
         (["--samples", "all", "--perplexity", 200], r"perplexity of 200 .* 400 images.* to 133"),
         (["--samples", "some"], r"--samples takes a number of images, or all"),

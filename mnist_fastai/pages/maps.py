@@ -1,7 +1,7 @@
-"""Maps of images as one self-contained HTML page; arrays in, knows nothing of torch.
+"""Maps of images as a page: `maps.html` with the numbers as JSON and the images as one PNG.
 
-The page is `page.html` with the numbers as JSON and the images as one PNG. Why a canvas of its own and no library: at
-10,000 images, a hover keeps the browser busy for 8 ms, and for 90 to 110 ms with Bokeh 3.9, which draws every dot anew.
+It draws on a canvas of its own: at 10,000 images, a hover keeps the browser busy for 8 ms, and for 90 to 110 ms with
+Bokeh 3.9, which redraws every dot.
 """
 
 import base64
@@ -15,31 +15,31 @@ from string import Template
 import numpy as np
 from PIL import Image
 
-from .errors import InputError
-from .files import write_bytes
-from .plots import COLORS
+from ..colors import COLORS
+from ..errors import InputError
+from ..files import write_bytes
 
 
 def write_page(
     path: str | Path,
     maps: dict[str, np.ndarray],  # name → float [n, 2], at least one
     images: np.ndarray,  # uint8 [n, 28, 28], 0 background, 255 ink
-    labels: np.ndarray,  # int [n], indices into `classes`, as are the predictions
+    labels: np.ndarray,  # int [n], indices of `classes`, as are the predictions
     predictions: np.ndarray,
     probabilities: np.ndarray,  # of the predictions, float [n] in [0, 1]
     classes: tuple[str, ...],
     title: str,
 ) -> None:
-    """Write the maps side by side, to pan, zoom and hover, with a legend that singles out a class. No network.
+    """Write the maps side by side, with pan, zoom and hover, and a legend that singles out a class. No network.
 
     The same input gives the same bytes. Raises InputError where the arrays do not fit together.
     """
     n = len(images)
     for name, points in maps.items():
         if points.shape != (n, 2) or not np.isfinite(points).all():
-            raise InputError(f"the map {name!r} is no array of {n} finite points; give a row of two numbers an image")
+            raise InputError(f"the map {name!r} is not {n} finite points; give one row of two numbers per image")
     if not n == len(labels) == len(predictions) == len(probabilities):
-        raise InputError(f"there are {n} images, but not as many labels, predictions and probabilities; give one each")
+        raise InputError(f"{n} images need as many labels, predictions and probabilities; give one each per image")
     data = {
         "maps": [{"name": name, "points": _fit(points).round(5).tolist()} for name, points in maps.items()],
         "labels": np.asarray(labels).tolist(),
@@ -48,7 +48,7 @@ def write_page(
         "classes": list(classes),
         "colors": COLORS,
     }
-    page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).substitute(
+    page = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         images=f"{n:,}",
         wrong=f"{(np.asarray(labels) != predictions).sum():,}",

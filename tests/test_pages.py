@@ -12,9 +12,9 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from mnist_fastai.errors import InputError, RunError
-from mnist_fastai.page import write_page
-from mnist_fastai.plots import COLORS
+from mnist_fastai import InputError, RunError
+from mnist_fastai.colors import COLORS
+from mnist_fastai.pages.maps import write_page
 
 CLASSES = tuple("0123456789")
 NASTY = ("<script>alert(1)</script>", 'T-shirt & "top"', "it's", "</script>", "<!--", "$title", "é", "7", "8", "9")
@@ -23,7 +23,7 @@ WRONG = 3  # an image that the pages have misclassified
 
 def contents(mnist, n: int, classes=CLASSES, title="Maps") -> dict:
     """What `write_page` takes: test images, maps from their principal components, and predictions that are made up."""
-    images, labels = mnist.valid.images[:n].numpy(), mnist.valid.labels[:n].numpy()
+    images, labels = mnist.test.images[:n].numpy(), mnist.test.labels[:n].numpy()
     pixels = images.reshape(n, -1)[:, ::3] / 255  # a third of them is quicker and does as well
     pixels = pixels - pixels.mean(0)
     _, vectors = np.linalg.eigh(pixels.T @ pixels)
@@ -54,6 +54,8 @@ def test_ten_thousand_images_fit_in_six_megabytes_and_no_network_is_asked_for_an
     assert len(page.encode()) < 6e6
     assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest", page)
     assert all(source.startswith("data:") for source in re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'\s>]*)", page))
+    assert "one of 10,000 images" in page
+    assert "a ring marks the 1 misclassified" in page
     assert "default-src 'none'" in page  # what is left to say, the browser is told to hold to
 
 
@@ -61,6 +63,11 @@ def test_the_same_input_gives_the_same_page(mnist, tmp_path):
     for name in "ab":
         write_page(tmp_path / name, **contents(mnist, 50))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_points_at_one_place_lie_in_the_middle(mnist, tmp_path):
+    write_page(tmp_path / "page.html", **(contents(mnist, 5) | {"maps": {"raw": np.ones((5, 2))}}))
+    assert '"points":[[0.0,0.0],[0.0,0.0]' in (tmp_path / "page.html").read_text()
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(mnist, tmp_path):
@@ -81,6 +88,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(mnist, tmp_path):
         {"maps": {"raw": np.zeros((20, 3))}},
         {"maps": {"raw": np.full((20, 2), np.nan)}},
         {"labels": np.zeros(19, int)},
+        {"predictions": np.zeros(19, int)},
         {"probabilities": np.zeros(21)},
     ],
 )
@@ -192,7 +200,7 @@ def browser(chromium, page):
     chromium.assert_no_error()
 
 
-def where(points: np.ndarray, box: dict) -> np.ndarray:
+def in_window(points: np.ndarray, box: dict) -> np.ndarray:
     """Where a map that was neither panned nor zoomed has its points in the window, both axes to the same scale."""
     low, high = points.min(0), points.max(0)
     unit = (points - (low + high) / 2) / max(high - low) * [1, -1]
@@ -200,7 +208,7 @@ def where(points: np.ndarray, box: dict) -> np.ndarray:
 
 
 def all_positions(browser: Browser, given: dict) -> list[np.ndarray]:
-    return [where(points, box) for points, box in zip(given["maps"].values(), browser.boxes(), strict=True)]
+    return [in_window(points, box) for points, box in zip(given["maps"].values(), browser.boxes(), strict=True)]
 
 
 def lonely(points: np.ndarray, among=None) -> int:

@@ -1,0 +1,87 @@
+"""mnist-fa export"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mnist_fastai.errors import InputError, RunError
+
+from .options import AllowImport, AsJson, DataPath, RunArgument, allow_modules_here, ignore_fastai_warning
+
+
+def export(
+    run: RunArgument = None,
+    format: Annotated[
+        Literal["learner", "safetensors", "onnx", "torch-export", "all"],
+        typer.Option(
+            "--format",
+            "-f",
+            help="learner: learner.pkl, for fastai's load_learner. safetensors: a run directory, weights and JSON. "
+            "onnx: model.onnx, images to probabilities. torch-export: the same as model.pt2. all: all four.",
+        ),
+    ] = "learner",
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder.", show_default="the run; here, for the shipped model")
+    ] = None,
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(help="Also write model-int8.onnx and compare it; refused where it costs over 0.1 points."),
+    ] = None,
+    data: DataPath = None,
+    allow_import: AllowImport = False,
+    as_json: AsJson = False,
+):
+    """Export a run's model. Each file is loaded in a fresh process and its predictions are compared with the run's."""
+    if quantize and format not in ("onnx", "all"):
+        raise InputError(f"--quantize makes an ONNX file, not one of --format {format}; add --format onnx")
+    from mnist_fastai.run import Run, pretrained
+
+    source = Run(run) if run else Run.latest()
+    source.require_finished()
+    if out is None and source.path == pretrained():
+        out = Path()  # not the installed package
+    if allow_import:
+        allow_modules_here([source.recipe])
+    ignore_fastai_warning()
+    from mnist_fastai import exports
+
+    exports.find_folder(source, out)  # before the predictions, which take seconds
+    reference = exports.Reference(source, data=data, allow_import=allow_import)
+    written, failed = [], []
+    for name in exports.FORMATS if format == "all" else [format]:
+        try:
+            exported = exports.export(source, name, out, reference=reference)
+            written.append(asdict(exported))
+            if not as_json:
+                print(_line(exported, source.path))
+            if quantize and name == "onnx":
+                measured = exports.quantize(source, out, reference=reference)
+                written.append({"format": "int8", **asdict(measured[1]), "float": asdict(measured[0])})
+                if not as_json:
+                    print(_table(measured))
+        except (InputError, RunError) as e:
+            failed.append(e)
+    if as_json:
+        print(json.dumps(written, indent=2, default=str))
+    if failed:
+        raise type(failed[0])("; ".join(map(str, failed)))
+
+
+def _line(exported, run: Path) -> str:
+    images = f"all {exported.images:,} {exported.split} images"
+    if exported.split == "sample":
+        images = f"the {exported.images:,} images of its sample (its data is missing; --data says where it is)"
+    ties = f", {exported.ties} tie{'s' * (exported.ties > 1)}" if exported.ties else ""
+    return (
+        f"{exported.path}: predictions match {run} on {images}, logits within {exported.max_logit_difference:.1g}{ties}"
+    )
+
+
+def _table(measured) -> str:
+    width = max(len(str(m.path)) for m in measured)
+    rows = [f"{'':{width}}      bytes  images/second  accuracy"]
+    rows += [f"{m.path!s:{width}}  {m.bytes:>9,}  {m.images_per_second:>13,}  {m.accuracy:>8.2%}" for m in measured]
+    return "\n".join(rows)

@@ -1,0 +1,37 @@
+"""Files → Data: MNIST, which is embedded, and the user's own folders. No fastai here."""
+
+from pathlib import Path
+
+from ..errors import InputError, MissingData
+from .base import SIZE, Data, Split
+from .folders import load_folders
+from .idx import load_idx, read_digests
+
+__all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data"]
+
+EMBEDDED = Path(__file__).parent / "mnist"
+
+
+def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data:
+    """Read "mnist" (embedded, checked by digest) or a folder: IDX files, or images by class.
+
+    A folder of IDX files has one each for training and test images and labels, gzipped or not, as MNIST,
+    Fashion-MNIST, KMNIST, EMNIST and QMNIST name them; a `classes.txt` beside them names the classes, one per line.
+    A folder of images has `training/<class>/*`, and `validation/` or `testing/` beside it (or train, valid, test), or
+    the classes alone, which then needs a `valid_fraction`: that part of the training images is held out, stratified.
+    Images are made grey and 28×28.
+
+    Raises InputError where the folder or a file in it is missing, damaged or of another kind.
+    """
+    if source == "mnist":
+        data = load_idx(EMBEDDED, "mnist", read_digests(EMBEDDED / "SHA256SUMS"))
+    else:
+        folder = Path(source)
+        if not folder.is_dir():
+            raise MissingData(f"no folder {folder}; --data takes mnist, or a folder of IDX files or of images by class")
+        data = load_idx(folder) if any("idx" in p.name for p in folder.iterdir()) else load_folders(folder)
+    if valid_fraction:
+        return data.hold_out(valid_fraction)
+    if not len(data.valid) and not len(data.test):
+        raise InputError(f"{source} has no validation or testing folder; hold a part out with --valid-fraction 0.1")
+    return data

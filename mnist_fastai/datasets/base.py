@@ -1,0 +1,110 @@
+"""Images, labels and class names in memory."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from ..errors import InputError
+from ..recipes import PASSED
+
+SIZE = 28  # pixels, of a side of an image
+
+
+class Split:
+    """Images and their labels. Raises InputError where they do not fit together."""
+
+    images: Tensor  # uint8 [n, 28, 28], 0 the background and 255 full ink
+    labels: Tensor  # int64 [n], indices of classes
+
+    def __init__(self, images: Tensor | np.ndarray | None = None, labels: Tensor | np.ndarray | None = None):
+        self.images = torch.as_tensor(np.empty((0, SIZE, SIZE), np.uint8) if images is None else images).contiguous()
+        labels = torch.as_tensor(np.empty(0, np.int64) if labels is None else labels)
+        if self.images.dtype != torch.uint8 or self.images.shape[1:] != (SIZE, SIZE):
+            kind = f"{str(self.images.dtype).removeprefix('torch.')} {list(self.images.shape)}"
+            raise InputError(f"images are {kind}; give uint8 [n, {SIZE}, {SIZE}], 0 the background and 255 full ink")
+        if labels.is_floating_point() or labels.shape != self.images.shape[:1] or (labels < 0).any():
+            raise InputError(f"labels do not fit {len(self.images)} images; give a class index, 0 or more, per image")
+        self.labels = labels.to(torch.int64)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index) -> "Split":
+        return Split(self.images[index], self.labels[index])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the images and labels."""
+        return hashlib.sha256(self.images.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Data:
+    """An MNIST-like set. Raises InputError where classes and labels do not fit, or nothing is left to report on."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]  # in the order of the labels
+    valid: Split = field(default_factory=Split)  # held out of the training images, for what chooses
+    source: str = PASSED  # "mnist", or the path of a folder
+
+    def __post_init__(self):
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        highest = max((int(s.labels.max()) for s in self.splits.values()), default=-1)
+        if len(set(self.classes)) < len(self.classes) or highest >= len(self.classes):
+            raise InputError(f"{len(self.classes)} class names for labels up to {highest}; name each class once")
+
+    def __repr__(self):  # short, since fastai formats a DataBlock's source
+        return f"Data({', '.join(f'{len(s)} {name}' for name, s in self.splits.items())}, {len(self.classes)} classes)"
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits that have images, by name."""
+        every = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: split for name, split in every.items() if len(split)}
+
+    @property
+    def reported(self) -> tuple[str, Split]:
+        """The split that metrics are on, with its name: "held out" where there is one, and else "test"."""
+        return ("held out", self.valid) if len(self.valid) else ("test", self.test)
+
+    @cached_property
+    def digests(self) -> dict[str, dict]:
+        """The number of images and the SHA-256 of each split."""
+        return {name: {"images": len(split), "sha256": split.digest} for name, split in self.splits.items()}
+
+    def items(self) -> list[tuple[np.ndarray, str]]:
+        """An image, uint8 [28, 28], and its class's name for each: train, then what is reported on, then the rest."""
+        return [
+            (image, self.classes[label])
+            for split in self.loaded
+            for image, label in zip(split.images.numpy(), split.labels.tolist(), strict=True)
+        ]
+
+    @property
+    def loaded(self) -> list[Split]:
+        """The splits in the order of the DataLoaders: train, the reported one, and test where that is another."""
+        return [self.train, self.reported[1], *([self.test] if len(self.valid) and len(self.test) else [])]
+
+    def hold_out(self, fraction: float) -> "Data":
+        """Move a `fraction` of the training images, the same of each class, to `valid`.
+
+        The same images each time, whatever the recipe's seed, so that runs can be compared image by image.
+        """
+        if len(self.valid):
+            raise InputError(f"{self.source} has validation images already; leave --valid-fraction out")
+        try:
+            kept, held = train_test_split(
+                np.arange(len(self.train)), test_size=fraction, stratify=self.train.labels.numpy(), random_state=0
+            )
+        except ValueError as e:
+            raise InputError(
+                f"a valid fraction of {fraction} of {len(self.train)} images leaves a class without any on one side; "
+                "give another"
+            ) from e
+        return replace(self, train=self.train[np.sort(kept)], valid=self.train[np.sort(held)])

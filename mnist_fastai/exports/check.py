@@ -1,0 +1,108 @@
+"""The check of an exported file: a fresh process loads it and predicts, and its logits are compared with the run's."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ..dataloader import dataloaders
+from ..datasets import Data, Split
+from ..errors import InputError, MissingData, RunError
+from ..evaluation import forward
+from ..files import atomic_file
+from ..learner import load_run
+from ..run import Run
+
+TOLERANCE = 1e-5  # of an image's largest logit; on the test images, rounding changes it by 6e-7 at most
+TIMEOUT = 600  # seconds that a child process may take
+CHILDREN = Path(__file__).parent / "children"
+DataSource = Data | str | Path
+Model = nn.Module | Callable[[int], nn.Module]
+
+
+class Reference:
+    """The predictions of a finished run's Learner for the images that its exports are checked on.
+
+    These are the images that its metrics are on, or the sample kept in the run where its data is missing: `images`
+    uint8 [n, 28, 28], `labels` int64 [n] and `logits` float32 [n, classes], on the CPU. Takes `load_run`'s arguments
+    and raises its errors.
+    """
+
+    def __init__(
+        self, run: Run, *, data: DataSource | None = None, model: Model | None = None, allow_import: bool = False
+    ):
+        self.learner = load_run(run.path, data=data, device="cpu", model=model, allow_import=allow_import)
+        self.own_code = model is not None or allow_import  # learner.pkl may name modules of the user's own
+        try:
+            dl = self.learner.dls.valid
+            self.split = data.reported[0] if isinstance(data, Data) else run.metrics["split"]
+        except MissingData:
+            if data is not None or not run.sample.exists():
+                raise
+            sample = _read_sample(run.sample)
+            dl = dataloaders(Data(sample, sample, run.classes), normalize=run.normalize).valid
+            self.split = "sample"
+        logits, labels, _ = forward(self.learner, dl)
+        self.images, self.labels, self.logits = dl.tensors[0][:, 0].numpy(), labels, logits.numpy()
+
+
+def _read_sample(path: Path) -> Split:
+    try:
+        with np.load(path) as arrays:
+            return Split(arrays["images"], arrays["labels"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+        raise InputError(f"{path} is damaged; give the run's data with --data") from e
+
+
+def run_child(script: str, *args: Path, what: str, own_code: bool = False) -> str:
+    """Run a program of `children/` in a fresh process, in the folder of its last argument, and return its stdout.
+
+    Only with `own_code` does it import from where this process does. Raises RunError where it fails or takes too long.
+    """
+    env = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+    if own_code:
+        env["PYTHONPATH"] = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    command = [sys.executable, "-P", "-W", "ignore", CHILDREN / script, *args]
+    try:
+        done = subprocess.run(command, cwd=args[-1].parent, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired as e:
+        raise RunError(f"{what} (the process took more than {TIMEOUT} seconds); it was not written") from e
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RunError(f"{what} ({first_sentence(reason)}); it was not written")
+    return done.stdout
+
+
+def predict(format: str, path: Path, reference: Reference, folder: Path, what: str) -> np.ndarray:
+    """The logits that a fresh process computes with the file at `path`, float32 [n, classes]."""
+    images, logits = save_array(folder / "images.npy", reference.images), folder / "logits.npy"
+    script = f"predict_{format.replace('-', '_')}.py"
+    run_child(script, path, images, logits, what=f"{what} does not load", own_code=reference.own_code)
+    return np.load(logits)
+
+
+def compare(expected: np.ndarray, logits: np.ndarray) -> tuple[int, int]:
+    """The number of images for which logits [n, classes] predict another class than the expected ones, and of ties.
+
+    At a tie, which is not one of them, the expected logits of the two classes are within TOLERANCE of each other.
+    """
+    predicted = logits.argmax(1)
+    margin = expected.max(1) - np.take_along_axis(expected, predicted[:, None], 1)[:, 0]
+    right = (margin <= TOLERANCE * np.abs(expected).max(1)) & np.isfinite(logits).all(1)
+    return int((~right).sum()), int((right & (predicted != expected.argmax(1))).sum())
+
+
+def save_array(path: Path, array: np.ndarray) -> Path:
+    with atomic_file(path) as tmp, open(tmp, "wb") as f:
+        np.save(f, array)
+    return path
+
+
+def first_sentence(text: str) -> str:
+    return re.split(r"[.!?]?(?:\s*\n|\s*$)|[.!?]\s", text.strip())[0]

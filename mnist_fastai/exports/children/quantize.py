@@ -1,0 +1,21 @@
+"""model.onnx, images.npy, a temporary file, model-int8.onnx: static int8 quantization, calibrated on the images."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+path, images, prepared, out = sys.argv[1:]
+images = np.load(images)
+batches = iter(np.array_split(images, -(-len(images) // 100)))
+reader = SimpleNamespace(get_next=lambda: next(({"images": batch} for batch in batches), None))
+quant_pre_process(path, prepared, skip_symbolic_shape=True)
+# the head is less than 1% of the multiplications, and 8 bits are too few for probabilities
+last = [node.name for node in onnx.load(prepared).graph.node if {"logits", "probabilities"} & set(node.output)]
+quantize_static(
+    prepared, out, reader, quant_format=QuantFormat.QDQ, per_channel=True,
+    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=last,
+)  # fmt: skip

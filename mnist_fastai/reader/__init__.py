@@ -1,0 +1,1 @@
+"""Reads digits in pictures without torch, fastai and matplotlib: image → ink → form → session or classifier."""

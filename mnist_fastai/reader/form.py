@@ -1,0 +1,186 @@
+"""The digits in a picture → MNIST's 28×28 format.
+
+    steps = preprocess(read_image("photo.jpg"))
+    [digit.image for digit in steps.digits]  # uint8 [28, 28] each, from left to right
+
+MNIST's format (LeCun et al. 1998, section III.A): white ink on black, the bounding box scaled into 20×20 pixels with
+its aspect kept and edges anti-aliased, then placed in 28×28 by its centre of mass.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+from .image import SIZE, Source, name_of, read_image, read_raw, reduce, resize
+from .ink import Box, absorption, find_ink, find_masks, find_paper, find_sheet, group, without_lines
+
+BOX = 20  # pixels, the long side of a digit in MNIST's 28
+WORK = 1000  # pixels, the long side of the copy on which ink is searched
+DETAIL = 400  # pixels, the long side of a digit while its strokes are made thicker or thinner
+# Stroke widths in pixels of the 20×20 box. 98% of MNIST's training images lie between 1.5 and 4.2, and their median is
+# 2.4. Thinner strokes are made TYPICAL, which raises the mean probability of a thin pen's digits from 0.89 to 0.96.
+THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
+
+
+@dataclass
+class Digit:
+    """One digit of a picture."""
+
+    box: Box
+    ink: np.ndarray  # float32 [h, w] in [0, 1], cropped at full resolution and then at most DETAIL pixels long
+    strokes: np.ndarray  # the same with MNIST's stroke width
+    image: np.ndarray  # uint8 [28, 28], MNIST's format
+
+
+@dataclass
+class Steps:
+    """The result of every step of `preprocess`.
+
+    All pictures but `grey` have the same size, at most WORK pixels long. They show the sheet alone if `sheet` is set.
+    """
+
+    grey: np.ndarray  # uint8 [H, W], the picture
+    background: np.ndarray  # float32 [h, w] in [0, 1], the paper's brightness; inverted where ink is light
+    ink: np.ndarray  # float32 [h, w] in [0, 1], the share of light that ink absorbs
+    mask: np.ndarray  # bool [h, w], ink by Otsu's threshold
+    labels: np.ndarray  # uint8 [h, w], the number of the digit from 1, or 0
+    digits: list[Digit] = field(default_factory=list)  # from left to right; empty where there is none
+    sheet: Box | None = None  # of a sheet that lies on something else
+
+
+def preprocess(grey: np.ndarray) -> Steps:
+    """Find the digits in grey pixels, uint8 [h, w], and bring each into MNIST's format.
+
+    Ink may be dark or light. Separate strokes of one digit stay together; digits that touch are taken for one. If a
+    sheet lies on something else, only ink on the sheet counts, unless there is none. A picture without ink has no
+    digits, and raises nothing.
+    """
+    if sheet := find_sheet(grey):
+        (left, top, right, bottom), inside = sheet
+        steps = _read_page(grey[top:bottom, left:right], inside)
+        if steps.digits:
+            for digit in steps.digits:
+                digit.box = tuple(n + at for n, at in zip(digit.box, (left, top, left, top), strict=True))
+            return replace(steps, grey=grey, sheet=(left, top, right, bottom))
+    return _read_page(grey)
+
+
+def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
+    """`preprocess` on a picture that is paper all over, or only in the mask `sheet`, bool [h, w] of any size."""
+    from scipy import ndimage
+
+    factor = -(-max(grey.shape) // WORK)
+    work = reduce(grey, WORK).astype(np.float32) / 255
+    if sheet is not None:  # the paper and its lines go on beyond the sheet's edges
+        sheet = resize(sheet, work.shape) > 0.5
+        work = work[tuple(ndimage.distance_transform_edt(~sheet, return_distances=False, return_indices=True))]
+    paper, dark, even = find_paper(work)
+    ink, noise = find_ink(work if dark else 1 - work, paper, even)
+    mask, faint = find_masks(ink, noise)
+    strokes = without_lines(mask, faint, even=even)
+    labels, n = group(strokes if sheet is None else strokes & sheet)
+    digits = [_digit(grey, dark, paper, labels == i, factor, noise) for i in range(1, n + 1)]
+    return Steps(grey, paper, ink, mask, labels, digits)
+
+
+def read_digits(source: Source, *, raw: bool = False, multi: bool = False) -> list[tuple[np.ndarray, Box]]:
+    """The image in MNIST's format, uint8 [28, 28], and the box of each digit, from left to right.
+
+    `raw` takes a picture that is in MNIST's format. Raises InputError as `read_image`, for a picture without a digit,
+    and, unless `multi`, for one with several.
+    """
+    if raw:
+        return [(read_raw(source), (0, 0, SIZE, SIZE))]
+    digits = preprocess(read_image(source)).digits
+    if not digits:
+        raise InputError(f"no digit was found in {name_of(source)}; `mnist-fa predict --show-steps` draws the steps")
+    if len(digits) > 1 and not multi:
+        several = f"{name_of(source)} has {len(digits)} digits, not one"
+        raise InputError(f"{several}; crop it, or read them as a number with `mnist-fa predict --multi`")
+    return [(digit.image, digit.box) for digit in digits]
+
+
+def _digit(grey, dark: bool, paper: np.ndarray, mask: np.ndarray, factor: int, noise: float) -> Digit:
+    """Crop the ink under a mask, bool [h, w], from the full resolution, and bring it into MNIST's format."""
+    from scipy import ndimage
+
+    def span(axis: int, margin: int) -> tuple[int, int]:
+        at = np.nonzero(mask.any(1 - axis))[0]
+        return max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, mask.shape[axis])
+
+    def in_picture(margin: int) -> Box:
+        (top, bottom), (left, right) = span(0, margin), span(1, margin)
+        h, w = grey.shape
+        return left * factor, top * factor, min(right * factor, w), min(bottom * factor, h)
+
+    margin = 2  # strokes are anti-aliased beyond the mask
+    part = tuple(slice(*span(axis, margin)) for axis in (0, 1))
+    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin)
+    left, top, right, bottom = in_picture(margin)
+    crop = grey[top:bottom, left:right]
+    crop = reduce(crop if dark else 255 - crop, DETAIL).astype(np.float32) / 255
+    paper, near, core = (resize(a, crop.shape) for a in (paper[part], near, mask[part]))
+    ink = absorption(crop, paper) * near
+    full = max(np.percentile(ink[core > 0.5 * core.max()], 80), 0.05)
+    floor = min(3 * noise, 0.2 * full)
+    ink = _trim(np.clip((ink - floor) / (full - floor), 0, 1))
+    strokes = _usual_strokes(ink)
+    return Digit(in_picture(0), ink, strokes, _fit(strokes))
+
+
+def _trim(ink: np.ndarray) -> np.ndarray:
+    rows, columns = ((ink > 0.02).any(axis).nonzero()[0] for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def stroke_width(ink: np.ndarray) -> float:
+    """The mean stroke width of ink, [h, w] in [0, 1], in pixels: 2 × area / perimeter, which is the total variation."""
+    ink = np.pad(ink, 1)
+    dy, dx = np.diff(ink, axis=0)[:, :-1], np.diff(ink, axis=1)[:-1]
+    return float(2 * ink.sum() / np.hypot(dy, dx).sum())
+
+
+def _usual_strokes(ink: np.ndarray) -> np.ndarray:
+    """Bring strokes that are thinner or thicker than MNIST's to a width that is usual there."""
+    from scipy import ndimage
+
+    long = max(ink.shape)
+    reduced = reduce(ink, 100)  # the sensor's noise, which has a perimeter too, is averaged out
+    width = stroke_width(reduced) * BOX / max(reduced.shape)
+    if THIN <= width <= THICK:
+        return ink
+    if long < 160:
+        ink = _scale_to(ink, 160).clip(0, 1)
+        long = 160
+    wanted = TYPICAL if width < THIN else THICK
+    radius = (wanted - width) * long / (2 * (BOX - wanted))  # the digit grows or shrinks with its strokes
+    pad = max(0, int(np.ceil(radius))) + 1
+    ink = np.pad(ink, pad)
+    inside = ink >= 0.5
+    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    moved = np.clip(distance + radius + (0.5 - inside), 0, 1).astype(np.float32)
+    return _trim(np.maximum(ink, moved) if radius > 0 else np.minimum(ink, moved))
+
+
+def _scale_to(ink: np.ndarray, long: int) -> np.ndarray:
+    """Resize until the long side is `long` pixels, by area averaging where that shrinks it."""
+    scale = long / max(ink.shape)
+    if scale == 1:
+        return ink
+    how = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    return resize(ink, tuple(max(1, round(n * scale)) for n in ink.shape), how)
+
+
+def _fit(ink: np.ndarray) -> np.ndarray:
+    """Uint8 [28, 28] of ink with its long side at 20 pixels and its centre of mass in the middle."""
+    small = np.rint(_scale_to(ink, BOX) * 255).clip(0, 255).astype(np.uint8)
+    image = np.zeros((SIZE, SIZE), np.uint8)
+    corner = []
+    for axis, n in enumerate(small.shape):
+        mass = small.sum(1 - axis, dtype=float)
+        centre = (mass * np.arange(n)).sum() / max(mass.sum(), 1)
+        corner.append(int(np.clip(round(SIZE / 2 - centre), 0, SIZE - n)))  # as in MNIST, whole pixels
+    image[corner[0] : corner[0] + small.shape[0], corner[1] : corner[1] + small.shape[1]] = small
+    return image

@@ -1,0 +1,111 @@
+"""A file, bytes, PIL image or array → upright grey pixels. NumPy and Pillow only."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import InputError
+
+SIZE = 28  # pixels per side of an MNIST image
+MAX_PIXELS = 64_000_000  # a 48-megapixel phone passes
+# Pillow reads more, but not without danger: for EPS it starts Ghostscript, which runs the file as a program
+FORMATS = "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"
+REASONS = {  # what reading a file raises, and the sentence about it
+    FileNotFoundError: "no file {}",
+    IsADirectoryError: "{} is a folder; give an image in it",
+    PermissionError: "{} cannot be read (permission denied); give yourself the right to",
+    Image.UnidentifiedImageError: "{} is no image that can be read; save it as PNG or JPEG",
+    Image.DecompressionBombError: f"{{}} is too large, over {MAX_PIXELS // 10**6} megapixels; make it smaller",
+    Exception: "{} is damaged or truncated; save or copy it again",
+}
+Source = str | Path | bytes | Image.Image | np.ndarray  # pixels are [h, w], [h, w, 3] or [h, w, 4]
+
+
+def name_of(source: Source) -> str:
+    """What an error message calls a picture."""
+    return str(source) if isinstance(source, (str, Path)) else "the image"
+
+
+def read_image(source: Source) -> np.ndarray:
+    """Upright grey pixels, uint8 [h, w] in [0, 255], of a file, its bytes, a PIL image or pixels [h, w(, 3 or 4)].
+
+    EXIF orientation is applied, and transparency is composited on white. Pixels of more than 8 bits, whose range is
+    unknown, are scaled by their minimum and maximum. Raises InputError for what is no image, damaged, animated, or
+    larger than MAX_PIXELS, which is checked before decoding.
+    """
+    name = name_of(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, on size, which is checked here, and on damaged metadata
+            return _read(source, name)
+    except InputError:
+        raise
+    except Exception as e:  # Pillow's decoders raise whatever the damaged bytes lead them to
+        raise InputError(next(why for kind, why in REASONS.items() if isinstance(e, kind)).format(name)) from e
+
+
+def _read(source, name: str) -> np.ndarray:
+    if isinstance(source, np.ndarray):
+        pixels = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
+        if pixels.ndim not in (2, 3) or not pixels.size or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
+            raise InputError(f"{name} has shape {source.shape}; give pixels as [h, w], [h, w, 3] or [h, w, 4]")
+        if pixels.ndim == 2 and pixels.dtype != np.uint8:
+            return _scale(pixels, name)
+        if pixels.dtype != np.uint8:
+            raise InputError(f"{name} has colours of type {source.dtype}; give uint8")
+        source = Image.fromarray(pixels)
+    if isinstance(source, Image.Image):
+        return _grey(source, name)
+    file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+    if not (source if isinstance(source, bytes) else file.is_dir() or file.stat().st_size):
+        raise InputError(f"{name} is empty (0 bytes); save or copy it again")
+    with Image.open(file, formats=FORMATS) as image:
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's photo and its thumbnail
+            raise InputError(f"{name} has several frames; save the one that shows the digit as PNG")
+        return _grey(image, name)
+
+
+def _grey(image: Image.Image, name: str) -> np.ndarray:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        size = f"{width:,} × {height:,} pixels"
+        raise InputError(f"{name} is too large ({size}, over {MAX_PIXELS // 10**6} megapixels); make it smaller")
+    image.draft("L", image.size)  # a JPEG decoder then leaves the colours out: a third of the memory and the time
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        return _scale(np.asarray(image), name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("L", image.size, 255)
+        return np.asarray(Image.composite(image.convert("L"), white, image.getchannel("A")))
+    return np.asarray(image.convert("L"))
+
+
+def _scale(pixels: np.ndarray, name: str) -> np.ndarray:
+    pixels = pixels.astype(np.float32)
+    low, high = pixels.min(), pixels.max()
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"{name} has pixels that are no finite number; give 8-bit ones")
+    return np.rint((pixels - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+
+
+def read_raw(source: Source) -> np.ndarray:
+    """The pixels, uint8 [28, 28], of an image in MNIST's format. Raises InputError as above, and for another size."""
+    pixels = read_image(source)
+    if pixels.shape != (SIZE, SIZE):
+        height, width = pixels.shape
+        raise InputError(f"{name_of(source)} has {width}×{height} pixels, not MNIST's {SIZE}×{SIZE}; leave raw out")
+    return pixels
+
+
+def resize(picture: np.ndarray, shape: tuple[int, int], how=Image.Resampling.BILINEAR) -> np.ndarray:
+    """Float32 [h, w] of any picture [H, W], `shape` being (h, w)."""
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(shape[::-1], how))
+
+
+def reduce(picture: np.ndarray, long: int) -> np.ndarray:
+    """Shrink by area averaging over a whole number of pixels, until the long side has at most `long`."""
+    return np.asarray(Image.fromarray(picture).reduce(-(-max(picture.shape) // long)))

@@ -1,0 +1,318 @@
+"""Grey pixels → the paper, the ink on it, and which parts of the ink are one digit.
+
+`form.preprocess` decides the order of the steps. Below, `work` is a picture of floats in [0, 1]. SciPy is imported on
+first use, since that takes 0.1 s.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .image import reduce, resize
+
+CONTRAST = 0.06  # the least share of light that ink absorbs
+STRAIGHT = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
+MAX_PARTS = 100  # parts of ink that are considered, the largest
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in the picture's pixels, right and bottom excluded
+
+
+def find_sheet(grey: np.ndarray) -> tuple[Box, np.ndarray] | None:
+    """A sheet on something else: its box and its mask in that box, bool [h, w]; or None.
+
+    A sheet is a quadrilateral of the lighter or the darker of two brightnesses, surrounded by the other, with sharp
+    edges. One that crosses two sides of the picture must differ more than a shadow does; three sides is no sheet.
+    """
+    from scipy import ndimage
+
+    factor = -(-max(grey.shape) // 250)
+    if min(grey.shape) < max(80, 32 * factor):  # a stroke of few pixels may look like a sheet
+        return None
+    small = np.asarray(Image.fromarray(grey).reduce(factor), np.float32) / 255
+    small = ndimage.uniform_filter(small, 3, mode="nearest")
+    for light in (small, 1 - small):
+        light = ndimage.grey_opening(ndimage.grey_closing(light, 5), 5)  # without lines, and grain that hangs on
+        bright = light >= _otsu(light)
+        labels, _ = ndimage.label(bright)
+        out = _outside(labels == np.bincount(labels[bright], minlength=1).argmax())
+        if out is None or min(out.max(), -out.min()) < 5:
+            continue
+        if bright[out < 0].mean() < 0.7 or bright[out > 2].mean() > 0.1:
+            continue
+        sides = sum((side < 0.5).any() for side in (out[0], out[-1], out[:, 0], out[:, -1]))
+        far, near = ([np.median(small[(rim > 2) & (rim < width)]) for rim in (out, -out)] for width in (np.inf, 5))
+        sharp = np.ptp(near) > 0.6 * np.ptp(far)  # the edge of a digit of few pixels, made large, is not
+        if sharp and sides <= 2 and min(near) < (0.85 if sides < 2 else 0.5) * max(near):
+            y, x = ((out < -2).any(axis).nonzero()[0] for axis in (1, 0))
+            top, left, bottom, right = (int(n) for n in (y[0], x[0], y[-1] + 1, x[-1] + 1))
+            return tuple(factor * n for n in (left, top, right, bottom)), (out < -2)[top:bottom, left:right]
+    return None
+
+
+def _outside(mask: np.ndarray) -> np.ndarray | None:
+    """The signed distance of each pixel from the convex hull of a mask in pixels, [h, w], negative inside.
+
+    None for a hull that is too small, too large, or no quadrilateral: an ellipse, whose largest one fills 0.64 of it,
+    or a triangle.
+    """
+    from scipy.spatial import ConvexHull
+
+    points = np.argwhere(mask)
+    if not 0.06 * mask.size < len(points) < 0.92 * mask.size:
+        return None
+    hull = ConvexHull(points)
+    corners = points[hull.vertices]
+    apart = np.square(corners[:, None] - corners).sum(2)
+    a, b = corners[list(np.unravel_index(apart.argmax(), apart.shape))]
+    triangles = (corners - a) @ ((b - a)[::-1] * (1, -1)) / 2  # on the diagonal: their areas, to one side negative
+    one, other = triangles.max(), -triangles.min()
+    if one + other < 0.88 * hull.volume or min(one, other) < 0.4 * max(one, other):
+        return None
+    normals, offsets = hull.equations[:, :2], hull.equations[:, 2:]
+    return (normals @ np.indices(mask.shape).reshape(2, -1) + offsets).max(0).reshape(mask.shape)
+
+
+def find_paper(work: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+    """The brightness of the paper, float32 [h, w], whether ink is dark, and whether the paper is even, as in a drawing.
+
+    Where ink is light, the brightness is that of the inverted picture. Even paper is the border's brightness; else it
+    is what most of each neighbourhood is.
+    """
+    b = max(1, round(0.04 * min(work.shape)))  # pixels from the edge: there is mostly paper
+    border = np.concatenate([side.ravel() for side in (work[:b], work[-b:], work[b:-b, :b], work[b:-b, -b:])])
+    paper = np.median(border)
+    if (np.abs(border - paper) <= 0.008).mean() > 0.6:  # two of 256 levels: drawn, not photographed
+        dark = _skew(work - paper) <= 0
+        return np.full_like(work, paper if dark else 1 - paper), dark, True
+    trend = _trend(work)
+    dark = _ink_is_dark(work, trend)
+    return _covered(*((work, trend) if dark else (1 - work, 1 - trend))), dark, False
+
+
+def _skew(difference: np.ndarray) -> float:
+    return float((difference * difference * difference).sum())  # ten times as fast as ** 3
+
+
+def _trend(work: np.ndarray) -> np.ndarray:
+    """The light's gradient and vignette: a quadratic surface of least absolute error, so that ink hardly moves it."""
+    small = reduce(work, 50)
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in small.shape), indexing="ij")
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
+    weights = np.ones(small.size)
+    for _ in range(8):
+        surface = np.linalg.lstsq(terms * weights[:, None], small.ravel() * weights, rcond=None)[0]
+        weights = np.maximum(np.abs(small.ravel() - terms @ surface), 0.01) ** -0.5
+    return resize((terms @ surface).reshape(small.shape), work.shape)
+
+
+def _ink_is_dark(work: np.ndarray, trend: np.ndarray) -> bool:
+    """Whether what differs most from its surroundings is darker."""
+    from scipy import ndimage
+
+    flat = work - trend
+    small = reduce(flat, 50)
+    around = ndimage.median_filter(small, max(3, max(small.shape) // 3), mode="nearest")
+    return _skew(flat - resize(around, work.shape)) <= 0
+
+
+def _covered(work: np.ndarray, trend: np.ndarray) -> np.ndarray:
+    """The brightness of the paper under dark ink: whatever is dark and narrow is covered (morphological closing).
+
+    Narrow is up to a third of the picture, as a stroke that fills it; or a sixth or a twelfth where that covers the
+    darkest ink as well, since the edge of a shadow is then less often taken for ink.
+    """
+    from scipy import ndimage
+
+    trend = np.maximum(trend, 0.1)
+    flat = reduce(work / trend, 250)
+    flat = ndimage.uniform_filter(flat, 3, mode="nearest")  # else the closing would follow the noise's peaks
+
+    def closed(parts: int) -> np.ndarray:
+        window = max(3, max(flat.shape) // parts)
+        return ndimage.grey_closing(flat, (window, window), mode="nearest")
+
+    paper = closed(3)
+    depth = paper - flat
+    darkest = depth > depth.max() / 2
+    for parts in (12, 6):
+        narrow = closed(parts)
+        if (narrow - flat)[darkest].sum() > 0.9 * depth[darkest].sum():
+            paper = narrow
+            break
+    paper = ndimage.minimum_filter(paper, 5, mode="nearest")  # else the edge of a shadow, blurred, would be a stroke
+    paper = ndimage.uniform_filter(paper, 5, mode="nearest")
+    return resize(paper, work.shape) * trend
+
+
+def absorption(light: np.ndarray, paper: np.ndarray) -> np.ndarray:
+    """The share of the light that something on the paper absorbs, [h, w]; below 0 where it is brighter."""
+    return (paper - light) / np.maximum(paper, 0.05)
+
+
+def find_ink(work: np.ndarray, paper: np.ndarray, even: bool) -> tuple[np.ndarray, float]:
+    """The share of light that dark ink absorbs, float32 [h, w] in [0, 1], and its standard deviation on bare paper."""
+    ink = absorption(work, paper)
+    if even:
+        return np.clip(ink, 0, 1), 0.0
+    low, offset = np.percentile(ink[::3, ::3], (5, 30))  # on paper, even where ink covers half the picture
+    return np.clip(ink - offset, 0, 1), float(offset - low) / 1.2  # of a normal distribution's deviation
+
+
+def _otsu(values: np.ndarray) -> float:
+    """The threshold in [0, 1] that divides values in [0, 1] best into two classes (Otsu 1979)."""
+    counts = np.bincount((values * 255).astype(np.uint8).ravel(), minlength=256).astype(float)
+    below = counts.cumsum()
+    above = below[-1] - below
+    total = (counts * np.arange(256)).cumsum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        between = below * above * (total / below - (total[-1] - total) / above) ** 2
+    return (int(np.nanargmax(between)) + 1) / 255 if np.isfinite(between).any() else 1.0
+
+
+def find_masks(ink: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where there is ink, and where there is any of half its strength, bool [h, w] each; none on empty paper."""
+    threshold = max(_otsu(ink), 5 * noise, CONTRAST)
+    return ink >= threshold, ink >= max(threshold / 2, 3 * noise)
+
+
+def without_lines(mask: np.ndarray, faint: np.ndarray, even: bool) -> np.ndarray:
+    """The mask without ruled lines, bool [h, w]; on even paper without lines, grown by the faint ink connected to it.
+
+    Strokes that cross a line stay whole. In uneven light, faint ink may be a shadow; on ruled paper, a line.
+    """
+    from scipy import ndimage
+
+    lines = _level_lines(faint) | _level_lines(faint.T).T
+    if lines.any() or not even:
+        return mask & ~lines
+    return ndimage.binary_propagation(mask, np.ones((3, 3)), faint)
+
+
+def _level_lines(mask: np.ndarray) -> np.ndarray:
+    """Straight thin lines from edge to edge, up to 7 degrees off level, bool [h, w].
+
+    Only in columns where the line stands alone, as staff lines are removed from scanned music.
+    """
+    from scipy import ndimage
+
+    h, w = mask.shape
+    columns = np.linspace(0, w - 1, min(w, 128)).astype(int)
+    thick = ndimage.binary_dilation(mask[:, columns], [[0, 1, 0]] * 3)  # a line is never quite straight
+    if thick.any(0).mean() < STRAIGHT:
+        return np.zeros_like(mask)
+    runs, n = ndimage.label(mask, [[0, 1, 0]] * 3)  # of ink in a column
+    length = np.bincount(runs.ravel(), minlength=n + 1)
+    length[0] = h
+    cut = np.zeros(n + 1, bool)
+    rows, centred = np.arange(h)[:, None], np.arange(w) - w / 2
+    for slope in np.linspace(-0.12, 0.12, 49):
+        y = rows + np.rint(slope * centred[columns]).astype(int)
+        inside = (y >= 0) & (y < h)
+        covered = (np.take_along_axis(thick, y.clip(0, h - 1), 0) & inside).sum(1)
+        for row in np.nonzero((covered > STRAIGHT * inside.sum(1)) & (inside.mean(1) > 0.3))[0]:
+            at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
+            near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
+            thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line
+            if thickness <= max(1, 0.04 * h):  # a digit that fills its picture has strokes of 0.1
+                cut[near[length[near] <= 1.6 * thickness + 1]] = True
+    return cut[runs]
+
+
+@dataclass
+class Part:
+    """A connected piece of ink: its number in the labels, its pixels, and its bounding box, ends excluded."""
+
+    number: int
+    area: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+    height: int
+    width: int
+
+
+def group(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Label the digits from left to right, int [h, w] with 0 for the rest, and count them."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(mask, np.ones((3, 3)))
+    area, boxes = np.bincount(labels.ravel(), minlength=n + 1), ndimage.find_objects(labels)
+    parts = []
+    for i in np.argsort(-area[1:], kind="stable")[:MAX_PARTS]:
+        y, x = boxes[i]
+        size = y.stop - y.start, x.stop - x.start
+        parts.append(Part(i + 1, area[i + 1], y.start, y.stop, x.start, x.stop, *size))
+    parts = _without_corners(_without_frames(parts, labels), *mask.shape)
+    number = np.zeros(n + 1, np.uint8)
+    digits = _digits(parts, smallest=max(4, 0.02 * max(mask.shape)))
+    for k, digit in enumerate(digits, 1):
+        number[[part.number for part in digit]] = k
+    return number[labels], len(digits)
+
+
+def _without_frames(parts: list[Part], labels: np.ndarray) -> list[Part]:
+    """Drop each part that holds another one too large for the same digit in a hole: a table's cell."""
+    from scipy import ndimage
+
+    def frames(a: Part) -> bool:
+        large = [b for b in parts if b.height > 0.3 * a.height]
+        inside = [
+            b.number for b in large if a.top < b.top and b.bottom < a.bottom and a.left < b.left and b.right < a.right
+        ]
+        if not inside:
+            return False
+        here = labels[a.top : a.bottom, a.left : a.right]
+        return bool(np.isin(here[ndimage.binary_fill_holes(here == a.number)], inside).any())
+
+    return [part for part in parts if not frames(part)]
+
+
+def _without_corners(parts: list[Part], h: int, w: int) -> list[Part]:
+    """Drop parts that lie across a corner of the picture if any others remain: a shadow, or the end of a line.
+
+    A picture that is cropped to its digits has ink at all four sides, and keeps it.
+    """
+    at = np.array([(p.top == 0, p.bottom == h, p.left == 0, p.right == w) for p in parts], bool).reshape(-1, 4)
+    corner = (at[:, 0] | at[:, 1]) & (at[:, 2] | at[:, 3])
+    rest = [p for p, out in zip(parts, corner, strict=True) if not out]
+    if at.any(0).all() or not any(max(p.height, p.width) >= max(4, 0.04 * max(h, w)) for p in rest):
+        return parts
+    return rest
+
+
+def _digits(parts: list[Part], smallest: float) -> list[list[Part]]:
+    """The parts of each digit, from left to right.
+
+    The numbers were chosen on training images. Of the 60,000, 1,456 are in several parts at the threshold, and 17 of
+    these are taken for several digits. Of 1,800 pairs side by side, at least a twentieth of their height apart, 98.6%
+    are read as two.
+    """
+    if not parts:
+        return []
+    largest = max(p.area for p in parts)
+    size = max(max(p.height, p.width / 2) for p in parts if p.area >= 0.25 * largest)  # of a digit
+    if size < smallest:
+        return []
+
+    def joined(a: Part, b: Part) -> bool:
+        dx = max(a.left, b.left) - min(a.right, b.right)
+        dy = max(a.top, b.top) - min(a.bottom, b.bottom)
+        if -dx > 0.5 * min(a.width, b.width):  # one above the other
+            return dy <= 0.35 * size
+        low = min(a.height, b.height)
+        # a stroke is lower than a digit, or above or below the others, as a 5's bar is
+        return (low < 0.6 * size or -dy < 0.5 * low) and np.hypot(max(dx, 0), max(dy, 0)) <= 0.3 * size
+
+    groups: list[list[Part]] = []
+    for part in parts:
+        if max(part.height, part.width) >= 0.15 * size and part.area >= 0.02 * largest:  # else it is a speck
+            near = [g for g in groups if any(joined(part, other) for other in g)]
+            groups = [g for g in groups if g not in near] + [sum(near, [part])]
+
+    def extent(group: list[Part]) -> int:
+        height = max(p.bottom for p in group) - min(p.top for p in group)
+        return max(height, max(p.right for p in group) - min(p.left for p in group))
+
+    return sorted((g for g in groups if extent(g) >= 0.35 * size), key=lambda g: min(p.left for p in g))

@@ -1,0 +1,111 @@
+"""The examples of docs/extending.md, as a stranger types them: train → resume → export → load_learner → predict."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import python
+
+DOC = (Path(__file__).parent.parent / "docs" / "extending.md").read_text("utf-8")
+EXAMPLES = dict(re.findall(r"^## (An? \w+|Data)\n\n```python\n(.*?)```", DOC, re.M | re.S))
+
+# Around each example: few images, Ctrl-C after the first epoch, and what a user does with a run afterwards
+HARNESS = """
+import mnist_fastai, mnist_fastai.datasets
+from pathlib import Path
+from mnist_fastai import Data, Run, export, load_run, resume
+from mnist_fastai.datasets import load_data
+import warnings; warnings.simplefilter("ignore")
+full = load_data()
+few = Data(full.train[:600], full.test[:100], full.classes, source="mnist")
+import mnist_fastai.train as training, mnist_fastai.learner as learning
+def read(source="mnist", valid_fraction=0.0):
+    return few.hold_out(valid_fraction) if valid_fraction else few
+mnist_fastai.datasets.load_data = training.load_data = learning.load_data = read
+class CtrlC:
+    is_terminal, lines = False, 3
+    def print(self, *_, **__):
+        CtrlC.lines -= 1
+        if not CtrlC.lines:
+            raise KeyboardInterrupt
+given, real_fit = {}, mnist_fastai.fit
+def interrupted_fit(recipe, **kwargs):
+    given.update(kwargs)
+    whole = real_fit(recipe, out="whole", **kwargs)
+    try:
+        real_fit(recipe, out="cut", console=CtrlC(), **kwargs)
+        raise SystemExit("not interrupted")
+    except KeyboardInterrupt:
+        pass
+    run = resume("cut", **kwargs)
+    assert (Path("cut") / "model.safetensors").read_bytes() == (Path("whole") / "model.safetensors").read_bytes()
+    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    assert strip(run.history) == strip(whole.history), (run.history, whole.history)
+    return run
+mnist_fastai.fit = interrupted_fit
+"""
+AFTERWARDS = """
+from fastai.learner import load_learner
+data = {"data": given["data"]} if "data" in given else {}
+model = {"allow_import": True} if "model" in given else {}
+image = few.test.images[0].numpy()
+expected = load_run(run.path, **model)
+with expected.no_bar():
+    name, index, probabilities = expected.predict(image)
+assert name in run.classes
+for format in ("learner", "onnx", "torch-export", "safetensors"):
+    exported = export(Run(run.path), format, "out", **data, **model)
+learner = load_learner("out/learner.pkl")
+with learner.no_bar():
+    found = learner.predict(image)
+assert found[0] == name and abs(found[2] - probabilities).max() < 1e-5
+import onnxruntime
+session = onnxruntime.InferenceSession("out/model.onnx")
+onnx = session.run(["probabilities"], {"images": image[None]})[0][0]
+assert abs(onnx - probabilities.numpy()).max() < 1e-5
+print("done", *run.history[-1])
+"""
+
+
+def test_there_is_an_example_for_each_thing():
+    assert [*EXAMPLES] == ["A module", "A callback", "An optimizer", "An augmentation", "A metric", "Data"]
+    for code in EXAMPLES.values():
+        body = [line for line in code.splitlines() if line.strip() and not line.startswith(("from ", "import "))]
+        assert len(body) <= 5
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(tmp_path, name):
+    code = EXAMPLES[name]
+    if name == "A module":  # a module in a file of its own, as the page says
+        head, _, rest = code.partition("class Net")
+        body, _, call = rest.partition("\n\nrun")
+        (tmp_path / "mynet.py").write_text(f"from torch import nn\n\nclass Net{body}\n")
+        code = f"{head}from mynet import Net\nrun{call}"
+    (tmp_path / "example.py").write_text(HARNESS + code + AFTERWARDS)
+    done = python("example.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "done epoch train_loss valid_loss" in done.stdout
+    assert ("f1_score" in done.stdout) == (name == "A metric")
+
+
+def test_names_on_the_command_line_are_found_in_the_current_folder(tmp_path, folder):
+    net = "class Net" + EXAMPLES["A module"].partition("class Net")[2].partition("\n\nrun")[0]
+    noise = "def noise" + EXAMPLES["An augmentation"].partition("def noise")[2].partition("\n\nrun")[0]
+    (tmp_path / "mynet.py").write_text(f"import torch\nfrom torch import nn\n\n{net}\n\n{noise}\n")
+    script = Path(sys.executable).with_name("mnist-fa")
+    own = ["--arch", "mynet:Net", "--opt", "torch.optim:NAdam", "--augment", "mynet:noise"]
+
+    def call(*args):
+        return subprocess.run([script, *args], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+
+    done = call("train", *own, "-n", "1", "-d", folder, "--out", "run", "-q")
+    assert done.returncode == 0, done.stderr
+    refused = call("export", "run", "--format", "onnx")
+    assert refused.returncode == 2
+    assert "run needs mynet:Net, which is code; give --allow-import" in refused.stderr
+    for format in ("onnx", "learner"):
+        done = call("export", "run", "--format", format, "--allow-import")
+        assert done.returncode == 0, done.stderr
