@@ -57,8 +57,8 @@ def draw_maps(
     check_folder(out)
     learner = load_run(run.path, data=data, device=device, model=model, allow_import=allow_import)
     if layer is None and split(learner.model) is None:
-        names = ", ".join(name for name, _ in learner.model.named_modules() if name)
-        raise InputError(f"{run.path} has a model without a body and a head; choose a --layer to map, one of {names}")
+        layers = ", ".join(name for name, _ in learner.model.named_modules() if name)
+        raise InputError(f"{run.path} has a model without a body and a head; choose a --layer to map, one of {layers}")
     layer = layer or next(learner.model.named_children())[0]  # the body
     if model is None and "model" in run.facts.get("passed", {}):
         model = resolve("model", run.facts["passed"]["model"])
@@ -68,7 +68,7 @@ def draw_maps(
 
     images, labels = (t.cpu().numpy() for t in learner.dls.valid.tensors)
     n = len(labels)
-    index = choose(labels, {None: min(SAMPLES, n), "all": n}.get(samples, samples), seed)
+    index = choose(labels, n if samples == "all" else min(SAMPLES, n) if samples is None else samples, seed)
     images, dl = images[index, 0], learner.dls.valid.new(get_idxs=index.tolist)
     logits, labels, trained = forward(learner, dl, layer)
     features = {

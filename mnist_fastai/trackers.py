@@ -28,10 +28,14 @@ def _tensorboard() -> Callback:
     from torch.utils.tensorboard import SummaryWriter
 
     class TensorBoard(TensorBoardCallback):
-        tracker = True
+        tracker, run_valid = True, False
 
         def _setup_writer(self):
-            self.writer = SummaryWriter(self.learn.path / "tensorboard", purge_step=self.run_recorder.first_iter)
+            self.writer = SummaryWriter(self.learn.path / "tensorboard", purge_step=self.run_recorder.first_iter + 1)
+
+        def after_batch(self):  # fastai's logs every hyperparameter, and fails on torch's None
+            self.writer.add_scalar("train_loss", self.smooth_loss, self.train_iter)
+            self.writer.add_scalar("learning_rate", self.opt.hypers[-1]["lr"], self.train_iter)
 
     return TensorBoard(trace_model=False, log_preds=False)
 
@@ -49,11 +53,13 @@ def _wandb() -> Callback:
                 project="mnist-fastai", id=run.facts["id"], name=run.path.name, resume="allow", dir=run.path,
                 config=run.recipe.to_dict(), reinit="finish_previous",
             )  # fmt: skip
+            self.learn.gather_args = dict  # fastai's would gather every image; the recipe says it all
             super().before_fit()
+            del self.learn.gather_args
             self._wandb_step, self._wandb_epoch = self.run_recorder.first_iter - 1, len(self.run_recorder.history)
 
         def after_fit(self):
             super().after_fit()
-            wandb.finish(quiet=True)
+            wandb.finish()
 
     return Wandb(log_preds=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fastai.vision.core import TensorImageBW
 
-from mnist_fastai import dataloaders
+from mnist_fastai import InputError, dataloaders
 from mnist_fastai.augment import RandomAffine, find_augment
 
 
@@ -83,3 +83,40 @@ def test_training_images_are_augmented_anew_each_epoch_and_validation_images_nev
     assert not torch.equal(first, still)
     assert first.min() >= -1  # moved before it is normalised
     assert first.max() <= 1
+
+
+def test_shear_slides_each_row_by_its_height():
+    bar = torch.zeros(200, 1, 28, 28)
+    bar[:, :, 4:24, 13:15] = 1  # an upright bar through the centre
+    torch.manual_seed(0)
+    sheared = torch.Tensor(RandomAffine(shear=0.4)(TensorImageBW(bar), split_idx=0))[:, 0]
+    x = (sheared * torch.arange(28.0)).sum(2) / sheared.sum(2)  # of each row's ink
+    slope = (x[:, 22] - x[:, 5]) / 17
+    assert slope.abs().max() < 0.41
+    assert slope.max() > 0.35
+    assert slope.min() < -0.35
+    assert (x[:, 13] + x[:, 14] - 27).abs().max() < 0.05
+
+
+def test_the_recipes_augmentation_has_its_amounts():
+    affine = find_augment("affine")[0]
+    assert (affine.degrees, affine.scale, affine.shear, affine.pixels, affine.flip) == (12, 0.1, 0.1, 2, 0)
+
+
+def test_a_function_of_ones_own_changes_training_images_in_0_to_1_once_per_batch(small):
+    seen = []
+
+    def dark(images):
+        seen.append((tuple(images.shape), images.min().item(), images.max().item(), type(images)))
+        return images * 0
+
+    dls = dataloaders(small, 50, augment=dark)
+    assert all((xb == -1).all() for xb, _ in dls.train)  # normalised afterwards
+    assert seen == [((50, 1, 28, 28), 0.0, 1.0, torch.Tensor)] * 12
+    assert next(iter(dls.valid))[0].max() == 1
+
+
+@pytest.mark.parametrize("augment", ["blur", "nowhere:noise", 3, [None]])
+def test_what_is_no_augmentation_is_refused(small, augment):
+    with pytest.raises(InputError, match="augment"):
+        dataloaders(small, augment=augment)

@@ -73,6 +73,15 @@ def test_every_architecture_is_a_body_and_a_linear_head(arch):
     assert torch.equal(model(x), head(features))
 
 
+def test_dropout_drops_half_of_the_features_in_training_only():
+    body, _ = ARCHS["deep-dropout"]()
+    x = torch.rand(200, 1, 28, 28)
+    plain, dropped = body.eval()(x), body.train()(x)
+    positive = plain > 0
+    assert 0.45 < (dropped[positive] == 0).float().mean() < 0.55
+    assert torch.allclose(dropped[dropped > 0], 2 * plain[dropped > 0])
+
+
 @pytest.mark.parametrize("arch", ["lenet", "deep"])
 def test_features_come_after_their_activation(arch):
     features = ARCHS[arch]()[0](torch.rand(8, 1, 28, 28) * 20 - 10)

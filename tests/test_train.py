@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
-from mnist_fastai import Data, Recipe, Run, dataloaders, fit, load_data, load_run, make_learner, resume
+from mnist_fastai import Data, Recipe, Run, dataloaders, fit, forward, load_data, load_run, make_learner, resume
 from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.recipes import PASSED
 from mnist_fastai.train import dry_run
@@ -59,6 +59,10 @@ class Float64Batches(Callback):
 @pytest.mark.parametrize(
     ("changes", "plain"),
     [
+        (
+            {"opt": "adam", "weight_decay": 0.01},
+            lambda ps: torch.optim.Adam(ps, 0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),
+        ),
         ({"opt": "adam"}, lambda ps: torch.optim.Adam(ps, 0.001, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)),
         ({"opt": "sgd", "learning_rate": 0.01}, lambda ps: torch.optim.SGD(ps, 0.01, momentum=0.9)),
         (
@@ -66,7 +70,7 @@ class Float64Batches(Callback):
             lambda ps: torch.optim.SGD(ps, 0.01, momentum=0.8, weight_decay=0.01, nesterov=True),
         ),
     ],
-    ids=["adam", "sgd", "nesterov"],
+    ids=["adam-decay", "adam", "sgd", "nesterov"],
 )
 @pytest.mark.parametrize("arch", ["lenet", "deep"])
 def test_optimizer_equals_a_plain_pytorch_loop(small, arch, changes, plain):
@@ -161,6 +165,42 @@ def test_train_loss_is_the_mean_over_the_epochs_images(small, tmp_path):
     with torch.no_grad():
         expected = F.cross_entropy(learner.model(torch.Tensor(xb)), torch.as_tensor(yb.numpy()))
     assert run.history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_train_loss_weighs_each_image_alike_and_has_the_recipes_smoothing(small, tmp_path, smoothing):
+    # steps too small to change the weights, and a last batch of 200 after one of 400
+    recipe = quick(num_epochs=1, batch_size=400, learning_rate=1e-12, label_smoothing=smoothing, arch="deep")
+    run = fit(recipe, out=tmp_path / "run", data=small)
+    learner = load_run(run.path, data=small)
+    with torch.no_grad():
+        logits = torch.cat([learner.model(torch.Tensor(xb)) for xb, _ in learner.dls.train.new(shuffle=False)])
+    expected = F.cross_entropy(logits, small.train.labels, label_smoothing=smoothing).item()
+    assert run.history[0]["train_loss"] == pytest.approx(expected, rel=2e-6)
+    # and cross-entropy proper at the end
+    assert run.metrics["valid_loss"] == pytest.approx(
+        F.cross_entropy(forward(learner).logits, small.test.labels).item(), rel=1e-6
+    )
+
+
+def test_each_epoch_has_its_own_order_and_each_seed_its_own_orders(small, tmp_path):
+    class Orders(Callback):
+        def before_epoch(self):
+            self.epochs = [*vars(self).get("epochs", []), []]
+
+        def before_batch(self):
+            if self.training:
+                self.epochs[-1] += self.y.tolist()
+
+    def orders(seed: int, name: str) -> list:
+        cb = Orders()
+        fit(quick(num_epochs=3, seed=seed), cbs=cb, out=tmp_path / name, data=small)
+        return cb.epochs
+
+    first, again, other = orders(0, "a"), orders(0, "b"), orders(1, "c")
+    assert first == again
+    assert len({tuple(order) for order in (*first, *other)}) == 6
+    assert {tuple(sorted(order)) for order in (*first, *other)} == {tuple(sorted(small.train.labels.tolist()))}
 
 
 def test_metrics_equal_what_scikit_learn_says_of_the_predictions(run, small):

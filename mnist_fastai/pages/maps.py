@@ -55,7 +55,7 @@ def write_page(
         sprite=base64.b64encode(_sprite(images)).decode(),
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can end the script
     )
-    write_bytes(path, page.encode())
+    write_bytes(Path(path), page.encode())
 
 
 def _fit(points: np.ndarray) -> np.ndarray:
