@@ -9,7 +9,7 @@ import typer
 
 from mnist_fastai.errors import InputError, RunError
 
-from .options import AllowImport, AsJson, DataPath, RunArgument, allow_modules_here, ignore_fastai_warning
+from .options import AllowImport, AsJson, DataPath, RunArgument, find_modules_here, ignore_fastai_warning
 
 
 def export(
@@ -43,8 +43,7 @@ def export(
     source.require_finished()
     if out is None and source.path == pretrained():
         out = Path()  # not the installed package
-    if allow_import:
-        allow_modules_here([source.recipe])
+    find_modules_here(allow_import)
     ignore_fastai_warning()
     from mnist_fastai import exports
 

@@ -63,9 +63,9 @@ def _completion(choices: Iterable[str]) -> Callable[[str], list[str]]:
 complete_recipe = _completion(RECIPES)
 
 
-def allow_modules_here(recipes: list[Recipe]) -> None:
-    """Let the recipes' "module:name" be found in the current folder, in this process and in its children."""
-    if any(recipe.imports for recipe in recipes) and os.getcwd() not in sys.path:
+def find_modules_here(needed: bool) -> None:
+    """Let "module:name" be found in the current folder, in this process and in its children."""
+    if needed and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
 

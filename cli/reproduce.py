@@ -8,7 +8,7 @@ import typer
 from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.recipes import GROUPS, LEARNING_RATE_001
 
-from .options import Quiet, allow_modules_here, complete_recipe, ignore_fastai_warning
+from .options import Quiet, complete_recipe, find_modules_here, ignore_fastai_warning
 
 
 def reproduce(
@@ -62,7 +62,7 @@ def reproduce(
             raise RunError(f"{different} of {verify} runs came out different")
         return
     recipes, groups = reproduce.select([row.strip() for row in (rows or "").split(",") if row.strip()], against)
-    allow_modules_here(recipes)
+    find_modules_here(any(recipe.imports for recipe in recipes))
     try:
         tasks = reproduce.run_grid(recipes, out, seeds=seeds, jobs=jobs, smoke=smoke, console=console)
     except KeyboardInterrupt:

@@ -15,8 +15,8 @@ from .options import (
     AsJson,
     Device,
     Quiet,
-    allow_modules_here,
     complete_recipe,
+    find_modules_here,
     ignore_fastai_warning,
     recipe_options,
 )
@@ -27,12 +27,9 @@ def _list(asked: bool):
         for group in GROUPS.values():
             print(group.title)
             for recipe in group.recipes:
-                print(f"  {recipe.name:<26}{recipe.arch}, {recipe.opt} {recipe.learning_rate:g}, {_rest(recipe)}")
+                size = f"batch size {recipe.batch_size}, {recipe.num_epochs} epochs"
+                print(f"  {recipe.name:<26}{recipe.arch}, {recipe.opt} {recipe.learning_rate:g}, {size}")
         raise typer.Exit
-
-
-def _rest(recipe: Recipe) -> str:
-    return f"batch size {recipe.batch_size}, {recipe.num_epochs} epochs"
 
 
 @recipe_options("Recipe (an option changes what --recipe says)")
@@ -74,14 +71,10 @@ def train(
         if wrong:
             option = wrong[0].replace("_", "-")
             raise InputError(f"--resume takes its recipe and its directory from {resume}; leave --{option} out")
-        from mnist_fastai.run import Run
-
-        chosen = Run(resume).recipe
-        if allow_import:
-            allow_modules_here([chosen])
+        find_modules_here(allow_import)
     else:
         chosen = load_recipe(recipe).but(**{f.name: options[f.name] for f in fields(Recipe) if f.name in given})
-        allow_modules_here([chosen])
+        find_modules_here(bool(chosen.imports))
 
     ignore_fastai_warning()
     from rich.console import Console

@@ -15,7 +15,7 @@ from .options import (
     Device,
     Quiet,
     RunArgument,
-    allow_modules_here,
+    find_modules_here,
     ignore_fastai_warning,
 )
 
@@ -64,8 +64,7 @@ def tsne(
     chosen = Run(run) if run else Run.latest()
     if out is None:
         out = Path("tsne") if chosen.path == pretrained() else chosen.path / "tsne"
-    if allow_import:
-        allow_modules_here([chosen.recipe])
+    find_modules_here(allow_import)
     result = draw_maps(
         chosen, out, layer=layer, samples=int(samples) if samples not in (None, "all") else samples,
         perplexity=perplexity, iterations=iterations, seed=seed, format=format, thumbnails=thumbnails, data=data,

@@ -252,14 +252,7 @@ def load_run(
     run = Run(path)
     run.require_finished()
     recipe = run.recipe
-    passed = run.facts.get("passed", {}).get("model")
-    if model is None and passed and not (is_importable(passed) and allow_import):
-        allow = " or allow_import=True" if is_importable(passed) else ""
-        raise InputError(f"{run.path} has a model of its own, {passed}; give it as model={allow}")
-    if model is None and passed:
-        model = resolve("model", passed)
-    if model is None and ":" in recipe.arch and not allow_import:
-        raise InputError(f"{run.path} needs {recipe.arch}, which is code; give --allow-import if you trust it")
+    model = find_model(run, model, allow_import)
     if not allow_import:
         recipe = replace(recipe, opt="adam" if ":" in recipe.opt else recipe.opt)
     if isinstance(data, Data) and data.classes != run.classes:
@@ -279,6 +272,22 @@ def load_run(
     except (OSError, SafetensorError, RuntimeError) as e:
         raise InputError(f"{weights} is missing, damaged or of another recipe; train the run anew") from e
     return learner
+
+
+def find_model(run: Run, model=None, allow_import: bool = False):
+    """The `model` that make_learner needs for a run: the one given, or else what was passed to `fit`, or None.
+
+    Raises InputError where it is neither given nor may be imported.
+    """
+    passed = run.facts.get("passed", {}).get("model", "")
+    if model is not None or not (passed or ":" in run.recipe.arch):
+        return model
+    if passed and not is_importable(passed):
+        raise InputError(f"{run.path} has a model of its own, {passed}; give it as model=")
+    if not allow_import:
+        needed = passed or run.recipe.arch
+        raise InputError(f"{run.path} needs {needed}, which is code; give --allow-import, or allow_import=True")
+    return resolve("model", passed) if passed else None
 
 
 def read_data(run: Run, source: str | Path | None = None) -> Data:

@@ -20,10 +20,9 @@ from .embedding import EARLY_ITERATIONS, ITERATIONS, embed, score
 from .errors import InputError
 from .evaluation import forward
 from .files import atomic_file, check_folder, make_folder, write_json
-from .learner import load_run, make_learner
+from .learner import find_model, load_run, make_learner
 from .models import split
 from .pages.maps import write_page
-from .resolve import resolve
 from .run import Run
 
 SAMPLES = 1000
@@ -60,9 +59,7 @@ def draw_maps(
         layers = ", ".join(name for name, _ in learner.model.named_modules() if name)
         raise InputError(f"{run.path} has a model without a body and a head; choose a --layer to map, one of {layers}")
     layer = layer or next(learner.model.named_children())[0]  # the body
-    if model is None and "model" in run.facts.get("passed", {}):
-        model = resolve("model", run.facts["passed"]["model"])
-    untrained = make_learner(run.recipe, learner.dls, model=model)
+    untrained = make_learner(run.recipe, learner.dls, model=find_model(run, model, allow_import))
     if untrained.model is learner.model:
         raise InputError(f"the untrained map of {run.path} needs a new network; give a function that makes it")
 

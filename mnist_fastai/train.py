@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -64,7 +64,7 @@ def fit(
     recipe = recipe or Recipe()
     if out is not None:
         check_new(out)
-    own = Own(model, opt_func, loss_func, cbs, metrics, augment, normalize)
+    passed = Passed(model, opt_func, loss_func, cbs, metrics, augment, normalize)
     target = find_device(device)
     data = data.hold_out(recipe.valid_fraction) if data and recipe.valid_fraction else data
     data = data or load_data(recipe.data, recipe.valid_fraction)
@@ -76,7 +76,7 @@ def fit(
             f"a batch size of {recipe.batch_size} is more than the {len(data.train)} training images; give less"
         )
     with _exclusive():
-        learner = own.learner(recipe, data, target)
+        learner = passed.learner(recipe, data, target)
         stats = find_normalize(recipe.normalize if normalize is None else normalize)
         facts = {
             "id": secrets.token_hex(8),
@@ -84,30 +84,24 @@ def fit(
             "splits": data.digests,
             "source": data.source,
             "input": {"normalize": stats},
-            "passed": own.described(),
+            "passed": passed.described(),
         }
-        return _train(Run.create(recipe, out, facts), learner, own, data, console)
+        return _train(Run.create(recipe, out, facts), learner, passed, data, console)
 
 
 def resume(
     path: str | Path,
     *,
-    model=None,
-    opt_func: Callable | None = None,
-    loss_func: Callable | None = None,
-    cbs: Callback | Iterable[Callback] = (),
-    metrics: Iterable | None = None,
-    augment=None,
-    normalize=None,
     data: Data | str | Path | None = None,  # or the path where it is now
     device: str = "auto",
     console: Console | None = None,
     allow_import: bool = False,  # the modules that the recipe names, which are code
+    **given,  # model, opt_func, loss_func, cbs, metrics, augment and normalize, as they were passed to `fit`
 ) -> Run:
     """Continue a run from its last whole epoch; a finished one is returned as it is.
 
-    Whatever was passed to `fit` is passed again. On the CPU the result has the weights and history of a run that was
-    never interrupted. Raises InputError where something else is passed, or the data is not what it was.
+    On the CPU the result has the weights and history of a run that was never interrupted. Raises InputError where
+    something else is passed than to `fit`, or the data is not what it was.
     """
     run = Run(path)
     if run.finished:
@@ -118,8 +112,8 @@ def resume(
         raise InputError(f"{run.path} needs {names}, which is code; give --allow-import if you trust it")
     for partial in run.path.glob(".*.partial"):  # of a process that was killed while it wrote
         partial.unlink(missing_ok=True)
-    own = Own(model, opt_func, loss_func, cbs, metrics, augment, normalize)
-    before, now = run.facts.get("passed", {}), own.described()
+    passed = Passed(**given)
+    before, now = run.facts.get("passed", {}), passed.described()
     if before != now:
         changed = min(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         was, given = before.get(changed, "nothing"), now.get(changed, "nothing")
@@ -130,7 +124,7 @@ def resume(
     else:
         data = read_data(run, data)
     with _exclusive():
-        return _train(run, own.learner(run.recipe, data, find_device(device)), own, data, console)
+        return _train(run, passed.learner(run.recipe, data, find_device(device)), passed, data, console)
 
 
 def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = None) -> dict:
@@ -144,10 +138,10 @@ def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = N
         return fit(short, out=Path(folder) / "run", device=device, console=console, data=data).metrics
 
 
-class Own:
+class Passed:
     """What is passed besides the recipe."""
 
-    def __init__(self, model, opt_func, loss_func, cbs, metrics, augment, normalize):
+    def __init__(self, model=None, opt_func=None, loss_func=None, cbs=(), metrics=None, augment=None, normalize=None):
         cbs = [cbs] if isinstance(cbs, (Callback, type)) else list(cbs)
         self.cbs: list[Callback] = [cb() if isinstance(cb, type) else cb for cb in cbs]
         self.augment, self.normalize = augment, normalize
@@ -175,26 +169,26 @@ class Own:
         return make_learner(recipe, dls, **self.parts)
 
 
-class _exclusive:
-    """One training at a time in a process. Raises InputError where another thread trains."""
-
-    def __enter__(self):
-        if not _one_at_a_time.acquire(blocking=False):
-            raise InputError(
-                "another training runs in this process, and both would draw from the same random numbers; "
-                "use a process for each, as `mnist-fa reproduce` does"
-            )
-
-    def __exit__(self, *_):
+@contextmanager
+def _exclusive():
+    """One training at a time in a process. Raises InputError where another one runs."""
+    if not _one_at_a_time.acquire(blocking=False):
+        raise InputError(
+            "another training runs in this process, and both would draw the same random numbers; "
+            "use a process for each, as `mnist-fa reproduce` does"
+        )
+    try:
+        yield
+    finally:
         _one_at_a_time.release()
 
 
-def _train(run: Run, learner: Learner, own: Own, data: Data, console: Console | None) -> Run:
+def _train(run: Run, learner: Learner, passed: Passed, data: Data, console: Console | None) -> Run:
     recipe, device = run.recipe, learner.dls.device
     checkpoint = Checkpoint(run.path) if (run.path / CHECKPOINT).exists() else None
     if checkpoint:
         checkpoint.restore_weights(learner)
-    recorder = RunRecorder(run, own.recorded, console, checkpoint)
+    recorder = RunRecorder(run, passed.recorded, console, checkpoint)
     parameters, threads = sum(p.numel() for p in learner.model.parameters()), torch.get_num_threads()
     on = f"cpu, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else device_name(device)
     say(
@@ -203,7 +197,7 @@ def _train(run: Run, learner: Learner, own: Own, data: Data, console: Console | 
     )
     learner.path, learner.first_epoch = run.path, len(recorder.history)
     epochs = recipe.num_epochs - learner.first_epoch
-    cbs = [SeedEpoch(recipe.seed), *own.cbs, *filter(None, [find_schedule(recipe)]), recorder]
+    cbs = [SeedEpoch(recipe.seed), *passed.cbs, *filter(None, [find_schedule(recipe)]), recorder]
     bar = ProgressBar(console, epochs) if console and console.is_terminal else None
     if recorder.stopped:
         epochs = 0

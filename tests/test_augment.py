@@ -120,3 +120,10 @@ def test_a_function_of_ones_own_changes_training_images_in_0_to_1_once_per_batch
 def test_what_is_no_augmentation_is_refused(small, augment):
     with pytest.raises(InputError, match="augment"):
         dataloaders(small, augment=augment)
+
+
+def test_rotation_and_shear_together_keep_the_ink(images):
+    images = torch.nn.functional.pad(torch.Tensor(images), (8, 8, 8, 8))  # nothing leaves
+    torch.manual_seed(0)
+    moved = torch.Tensor(RandomAffine(degrees=30, shear=0.4)(TensorImageBW(images), split_idx=0))
+    torch.testing.assert_close(moved.sum((1, 2, 3)), images.sum((1, 2, 3)), rtol=0.02, atol=0)

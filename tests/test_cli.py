@@ -88,6 +88,13 @@ def test_every_public_name_resolves(name):
     assert name in dir(mnist_fastai)
 
 
+def test_the_public_names_are_the_same_for_python_and_for_type_checkers():
+    source = Path(mnist_fastai.__file__).read_text("utf-8")
+    typed = re.findall(r"^    from \.[\w.]+ import (.+)$", source, re.M)
+    assert {name for names in typed for name in names.split(", ")} == set(mnist_fastai.__all__)
+    assert set(mnist_fastai._HOME) == set(mnist_fastai.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = mnist_fastai.no_such_name

@@ -67,6 +67,12 @@ onnx = session.run(["probabilities"], {"images": image[None]})[0][0]
 assert abs(onnx - probabilities.numpy()).max() < 1e-5
 print("done", *run.history[-1])
 """
+PASSED_NET = """
+import sys
+from mynet import Net
+from mnist_fastai import Recipe, fit
+fit(Recipe(num_epochs=1, data=sys.argv[1]), model=Net, out="passed")
+"""
 
 
 def test_there_is_an_example_for_each_thing():
@@ -106,6 +112,9 @@ def test_names_on_the_command_line_are_found_in_the_current_folder(tmp_path, fol
     refused = call("export", "run", "--format", "onnx")
     assert refused.returncode == 2
     assert "run needs mynet:Net, which is code; give --allow-import" in refused.stderr
-    for format in ("onnx", "learner"):
-        done = call("export", "run", "--format", format, "--allow-import")
+    python("-c", PASSED_NET, str(folder), cwd=tmp_path)  # and of a module that was passed to fit
+    for run, format in (("run", "onnx"), ("run", "learner"), ("passed", "learner")):
+        done = call("export", run, "--format", format, "--allow-import")
         assert done.returncode == 0, done.stderr
+    done = call("tsne", "passed", "--allow-import", "--layer", "1", "--iterations", "20", "-q")
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """The README's commands and scripts do what it says, the long ones cut short."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -85,3 +86,30 @@ def test_the_file_tree_of_the_readme_is_that_of_the_repository():
         named.add(name)
     modules = {p.name for p in (root / "mnist_fastai").glob("*.py")} - {"__init__.py"}
     assert modules <= named
+
+
+def test_the_tables_of_the_readme_are_those_of_results_csv():
+    with open(Path(__file__).parent.parent / "results" / "results.csv", newline="", encoding="utf-8") as f:
+        rows = {row["row"]: row for row in csv.DictReader(f)}
+
+    def points(row: dict, column: str, sign: str = "") -> str:
+        return f"{100 * float(row[column]):{sign}.2f}"
+
+    named = {name: line for line in README.splitlines() for name in re.findall(r"^\| `([^`]+)` \|", line)}
+    shown = {name: line for name, line in named.items() if name in rows}
+    assert {name for name in rows if not name.startswith("vanilla-")} <= set(shown)
+    for name, line in shown.items():
+        row, cells = rows[name], [cell.strip() for cell in line.split("|")]
+        assert row["n"] == "5", name
+        assert f"{points(row, 'mean')} ± {points(row, 'sd')}" in cells, name
+        if row["step"]:
+            interval = f"{points(row, 'step', '+')} ({points(row, 'step_low', '+')} to {points(row, 'step_high', '+')})"
+            assert interval in cells, name
+            assert f"{float(row['p_holm']):.2g}" in cells, name
+        if row["published"]:
+            assert points(row, "published") in cells, name
+            assert ("**no**" in cells) == (row["met"] == "False"), name
+        if row["verdict"] and row["group"] in ("readings", "failed"):
+            assert row["verdict"] in cells, name
+    every = {f"{points(row, 'mean')} ± {points(row, 'sd')}" for row in rows.values()}
+    assert set(re.findall(r"\d\d?\.\d\d ± \d\.\d\d", README)) <= every
