@@ -1,5 +1,6 @@
 """Few real MNIST images, in memory and as files, and the two ways in: the CLI in this process, and a fresh one."""
 
+import filecmp
 import gzip
 import os
 import re
@@ -18,6 +19,7 @@ import torch
 matplotlib.use("Agg")  # show_batch and show_results draw, and CI has no display
 # Beside another process that computes, two threads wait for each other ten times as long as one works.
 os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 TRAIN, TEST = 600, 400  # images
 DEVICES = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -70,6 +72,11 @@ def write_idx_folder(folder: Path, data, names: dict[str, str] | None = None) ->
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, and every folder: what must not change when a call is refused."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*") if p.exists()}
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Whether two run directories have the same weights; pytest would take minutes to show how bytes differ."""
+    return filecmp.cmp(a / "model.safetensors", b / "model.safetensors", shallow=False)
 
 
 def without_seconds(history: list[dict]) -> list[dict]:

@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import TRAIN, assert_one_sentence, full_disk, python, start_cli, tree, without_seconds, write_idx_folder
+from conftest import (
+    TRAIN,
+    assert_one_sentence,
+    full_disk,
+    python,
+    same_weights,
+    start_cli,
+    tree,
+    without_seconds,
+    write_idx_folder,
+)
 from mnist_fastai.cli import app
 
 import mnist_fastai
@@ -320,7 +330,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def assert_same_run(path, run):
-    assert (path / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
+    assert same_weights(path, run.path)
     assert without_seconds(Run(path).history) == without_seconds(run.history)
     assert {p.name for p in path.iterdir()} == {p.name for p in run.path.iterdir()}
 
