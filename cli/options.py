@@ -46,7 +46,7 @@ def recipe_options(panel: str) -> Callable:
         signature = inspect.signature(command)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        command.__signature__ = signature.replace(parameters=[*own, *parameters])  # type: ignore[attr-defined]
+        command.__signature__ = signature.replace(parameters=[*own, *parameters])
         command.__annotations__ = {p.name: p.annotation for p in (*own, *parameters)}
         return command
 
