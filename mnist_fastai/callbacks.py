@@ -101,12 +101,14 @@ class RunRecorder(Callback):
 
     def _record(self, cancel: bool = True):
         values = [float(v) if v is not None else math.nan for v in self.recorder.values[-1]]
+        validated = len(values) == len(self.names)  # a callback may have cancelled the validation
+        values += [math.nan] * (len(self.names) - len(values))
         values = [float(f"{v:.7g}") for v in values]  # fastai's means are float32
         row = {"epoch": self.epoch + 1, **dict(zip(self.names, values, strict=True))}
         row |= {"train_loss": self.total / max(self.count, 1)}  # of all images; fastai's is smoothed
         row |= {"seconds": round(time.perf_counter() - self.epoch_began, 3)}
-        if not math.isfinite(row["valid_loss"]):
-            self._fail(self._diverged(row["valid_loss"], "in validation"))
+        if validated and not math.isfinite(row["valid_loss"]):
+            self._fail(self.diverged(row["valid_loss"], "in validation"))
         rows = [*self.history, row]
         facts = {"history": rows, "train_seconds": self.train_seconds, "seconds": self.seconds, "stopped": self.stopped}
         try:
@@ -125,13 +127,13 @@ class RunRecorder(Callback):
     def _check_loss(self, where: str):
         self.total, self.part = self.total + float(self.part), 0.0
         if not math.isfinite(self.total):
-            self._fail(self._diverged(self.total, where))
+            self._fail(self.diverged(self.total, where))
 
-    def _diverged(self, loss: float, where: str) -> RunError:
+    def diverged(self, loss: float, where: str) -> RunError:
+        kind, epoch = "NaN" if math.isnan(loss) else "infinite", len(self.history) + 1
         return RunError(
-            f"the loss became {'NaN' if math.isnan(loss) else 'infinite'} in epoch {self.epoch + 1} ({where}) with "
-            f"learning rate {self.run_dir.recipe.learning_rate:g}; try a smaller --learning-rate "
-            f"({self.run_dir.path} keeps the epochs before)"
+            f"the loss became {kind} in epoch {epoch} ({where}) with learning rate "
+            f"{self.run_dir.recipe.learning_rate:g}; try a smaller --learning-rate ({self.run_dir.path} keeps the epochs before)"
         )
 
     def _fail(self, error: Exception):

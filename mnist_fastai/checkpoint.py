@@ -23,7 +23,7 @@ from .files import write_bytes
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT = 1
-SETTINGS = Path, torch.device, torch.dtype, DataLoader, DataLoaders
+SETTINGS = Path, torch.device, torch.dtype, torch.distributions.Distribution, DataLoader, DataLoaders
 
 
 class _Unstorable(Exception):
@@ -74,7 +74,7 @@ def _unpack(value, tensors: dict[str, Tensor]):
 def _pack_callback(cb: Callback, tensors: dict[str, Tensor], name: str) -> dict:
     """What a callback knows: its attributes, and those that have a state_dict by that. `lost` names what is neither.
 
-    Functions and types are settings, and what can be closed is opened anew by `before_fit`: none of them is state.
+    Functions, types and SETTINGS are no state, nor is what can be closed, since `before_fit` opens it anew.
     """
     values, states, lost = {}, {}, []
     for key, value in vars(cb).items():
@@ -87,10 +87,15 @@ def _pack_callback(cb: Callback, tensors: dict[str, Tensor], name: str) -> dict:
             else:
                 values[key] = _pack(value, tensors, where)
         except _Unstorable:
-            settings = callable(value) or isinstance(value, SETTINGS)
-            if not settings and not hasattr(value, "close"):
+            if not _is_setting(value):
                 lost.append(key)
     return {"values": values, "states": states, "lost": lost}
+
+
+def _is_setting(value) -> bool:
+    if isinstance(value, (list, tuple, dict)):
+        return all(map(_is_setting, value.values() if isinstance(value, dict) else value))
+    return callable(value) or isinstance(value, SETTINGS) or hasattr(value, "close")
 
 
 def _unpack_callback(cb: Callback, packed: dict, tensors: dict[str, Tensor]) -> None:
@@ -111,6 +116,9 @@ def _unpack_callback(cb: Callback, packed: dict, tensors: dict[str, Tensor]) -> 
 def save_checkpoint(path: Path, learner: Learner, cbs: list[Callback], facts: dict) -> None:
     """Write weights, optimizer, the callbacks' state and the `facts` as JSON. Raises RunError on a full disk."""
     tensors = {f"model.{k}": v for k, v in weights_of(learner.model).items()}
+    # gradients that are accumulated over more than an epoch; else there are none after a step
+    grads = {k: p.grad for k, p in learner.model.named_parameters() if p.grad is not None}
+    tensors |= {f"grad.{k}": _copy(grad) for k, grad in grads.items()}
     try:
         optimizer = _pack(dict(learner.opt.state_dict()), tensors, "optimizer")
     except _Unstorable:
@@ -161,7 +169,12 @@ class Checkpoint:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as e:
             raise e if isinstance(e, InputError) else self._damaged() from e
         state = vars(learner.opt).get("opt", learner.opt).state
-        for p in learner.model.parameters():  # in the parameter's own memory format, as the optimizer makes it
+        for (
+            name,
+            p,
+        ) in learner.model.named_parameters():  # in the parameter's own memory format, as the optimizer makes it
             for key, value in state.get(p, {}).items():
                 if isinstance(value, Tensor) and value.shape == p.shape:
                     state[p][key] = torch.empty_like(p).copy_(value)
+            if f"grad.{name}" in self.tensors:
+                p.grad = torch.empty_like(p).copy_(self.tensors[f"grad.{name}"])

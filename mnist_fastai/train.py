@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import platform
 import secrets
 import subprocess
@@ -204,7 +205,11 @@ def _train(run: Run, learner: Learner, passed: Passed, data: Data, console: Cons
     try:
         if epochs or not recorder.history:
             with learner.no_bar(), learner.no_logging(), bar.bar if bar else nullcontext():
-                learner.fit(recipe.num_epochs, cbs=[*cbs, *filter(None, [bar])])
+                try:
+                    learner.fit(recipe.num_epochs, cbs=[*cbs, *filter(None, [bar])])
+                except Exception:  # of another callback, which did not expect that the recorder stops here
+                    if not recorder.failure:
+                        raise
         if recorder.failure:
             raise recorder.failure
         return _finish(run, learner, recorder, data, console)
@@ -218,6 +223,8 @@ def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, conso
     recipe = run.recipe
     result = forward(learner)
     scores = metrics(result.logits, result.labels, data.classes)
+    if not math.isfinite(scores["valid_loss"]):  # where a callback ended the training
+        raise recorder.diverged(scores["valid_loss"], "at the end")
     split, reported = data.reported
     predictions = result.logits.argmax(1).numpy().astype(np.min_scalar_type(len(data.classes)))
     _save_array(run.path / "predictions.npy", np.save, arr=predictions)

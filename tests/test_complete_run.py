@@ -12,13 +12,22 @@ import pytest
 import torch
 from conftest import DEVICES, CtrlC, assert_one_sentence, interrupt, tree, without_seconds, write_idx_folder
 from fastai.callback.core import Callback
-from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import CSVLogger
+from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.callback.tracker import (
+    EarlyStoppingCallback,
+    ReduceLROnPlateau,
+    SaveModelCallback,
+    TerminateOnNaNCallback,
+)
+from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.optimizer import ranger
 from torch import nn
 
 from mnist_fastai import Data, InputError, Recipe, Run, Split, fit, load_run, make_learner, resume
 from mnist_fastai.dataloader import dataloaders
-from mnist_fastai.errors import MissingData
+from mnist_fastai.errors import MissingData, RunError
 from mnist_fastai.learner import find_device
 from mnist_fastai.recipes import RECIPES
 
@@ -279,6 +288,33 @@ def test_the_state_of_a_callback_is_kept(small, tmp_path):
     assert resumed.count == whole.count == 3 * 19
     assert torch.equal(resumed.tensors[0], whole.tensors[0])
     assert torch.equal(resumed.net.weight, whole.net.weight)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MixUp(0.4),
+        lambda: CutMix(),
+        lambda: ParamScheduler({"lr": SchedCos(1e-3, 1e-4)}),
+        lambda: GradientAccumulation(64),  # which does not divide the 600 images
+        lambda: ShortEpochCallback(0.5),  # which cancels the validation
+        lambda: CSVLogger(),
+        lambda: SaveModelCallback("train_loss"),
+    ],
+    ids=["mixup", "cutmix", "schedule", "accumulation", "short", "csv", "save"],
+)
+def test_fastais_callbacks_are_resumed_to_the_same_bits(small, tmp_path, make):
+    whole = fit(quick(num_epochs=3), cbs=make(), out=tmp_path / "whole", data=small)
+    resumed = resume(cut(tmp_path, small, cbs=make()), cbs=make(), data=small)
+    assert weights(resumed) == weights(whole)
+    assert len(resumed.history) == len(whole.history) == 3
+
+
+def test_a_callback_that_ends_a_diverged_training_does_not_finish_the_run(small, tmp_path):
+    recipe = quick(arch="deep", opt="sgd", learning_rate=1e6)
+    message = refused(fit, recipe, cbs=TerminateOnNaNCallback(), out=tmp_path / "run", data=small, error=RunError)
+    assert "--learning-rate" in message
+    assert not Run(tmp_path / "run").finished
 
 
 def test_state_that_cannot_be_kept_is_refused_by_name(small, tmp_path):
