@@ -132,8 +132,8 @@ class RunRecorder(Callback):
     def diverged(self, loss: float, where: str) -> RunError:
         kind, epoch = "NaN" if math.isnan(loss) else "infinite", len(self.history) + 1
         return RunError(
-            f"the loss became {kind} in epoch {epoch} ({where}) with learning rate "
-            f"{self.run_dir.recipe.learning_rate:g}; try a smaller --learning-rate ({self.run_dir.path} keeps the epochs before)"
+            f"the loss became {kind} in epoch {epoch} ({where}) with learning rate {self.run_dir.recipe.learning_rate:g}; "
+            f"try a smaller --learning-rate ({self.run_dir.path} keeps the epochs before)"
         )
 
     def _fail(self, error: Exception):
