@@ -130,9 +130,9 @@ class RunRecorder(Callback):
             self._fail(self.diverged(self.total, where))
 
     def diverged(self, loss: float, where: str) -> RunError:
-        kind, epoch = "NaN" if math.isnan(loss) else "infinite", len(self.history) + 1
+        kind, lr = "NaN" if math.isnan(loss) else "infinite", self.run_dir.recipe.learning_rate
         return RunError(
-            f"the loss became {kind} in epoch {epoch} ({where}) with learning rate {self.run_dir.recipe.learning_rate:g}; "
+            f"the loss became {kind} in epoch {len(self.history) + 1} ({where}) with learning rate {lr:g}; "
             f"try a smaller --learning-rate ({self.run_dir.path} keeps the epochs before)"
         )
 
