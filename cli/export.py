@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mnist_fastai.errors import InputError, RunError
+from mnist_fastai.escape import printable
 
 from .options import AllowImport, AsJson, DataPath, RunArgument, find_modules_here, ignore_fastai_warning
 
@@ -55,12 +56,12 @@ def export(
             exported = exports.export(source, name, out, reference=reference)
             written.append(asdict(exported))
             if not as_json:
-                print(_line(exported, source.path))
+                print(printable(_line(exported, source.path)))
             if quantize and name == "onnx":
                 measured = exports.quantize(source, out, reference=reference)
                 written.append({"format": "int8", **asdict(measured[1]), "float": asdict(measured[0])})
                 if not as_json:
-                    print(_table(measured))
+                    print(*map(printable, _table(measured)), sep="\n")
         except (InputError, RunError) as e:
             failed.append(e)
     if as_json:
@@ -79,8 +80,8 @@ def _line(exported, run: Path) -> str:
     )
 
 
-def _table(measured) -> str:
+def _table(measured) -> list[str]:
     width = max(len(str(m.path)) for m in measured)
     rows = [f"{'':{width}}      bytes  images/second  accuracy"]
     rows += [f"{m.path!s:{width}}  {m.bytes:>9,}  {m.images_per_second:>13,}  {m.accuracy:>8.2%}" for m in measured]
-    return "\n".join(rows)
+    return rows

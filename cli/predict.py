@@ -1,7 +1,10 @@
 """`mnist-fa predict`. It imports what it needs inside itself, so that help answers at once."""
 
+import io
 import json
+import os
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mnist_fastai.errors import InputError
+from mnist_fastai.escape import printable
 
 
 def predict(
@@ -33,39 +37,67 @@ def predict(
     ] = None,
 ):
     """Read digits in photos, scans and drawings."""
-    from mnist_fastai.reader import session
+    from mnist_fastai.reader import image, session
 
-    if show_steps and (raw or len(sources) > 1 or Path(sources[0]).is_dir()):
+    if show_steps and (raw or len(sources) > 1 or os.path.isdir(sources[0])):
         raise InputError("--show-steps draws the preprocessing of one picture; name one, without --raw")
+    pictures: list = []  # names and what to read
+    for source in sources:
+        if source == "-":
+            pictures.append((source, sys.stdin.buffer if sys.stdin else io.BytesIO()))
+        else:
+            names = ((str(file), file) for file in session.find_files([source]))
+            pictures += [("./-" if name == "-" else name, file) for name, file in names]  # a file of this name
+    outputs = {option: path for option, path in {"--csv": csv, "--show-steps": show_steps}.items() if path}
+    _check_outputs(outputs, ["/dev/stdin" if name == "-" else name for name, _ in pictures], session.find_model(model))
     reader = session.Session(model)
-    files = list(session.find_files(sources))
-    pictures = ((str(f), sys.stdin.buffer.read() if str(f) == "-" else f) for f in files)
     if show_steps:
-        pictures = list(pictures)
-        _draw_steps(*pictures[0], show_steps)
+        name, picture = pictures[0]
+        if not (isinstance(picture, Path) and os.path.isfile(picture)):  # it is there to be read once
+            picture = image.read_content(picture)
+            pictures = [(name, picture)]
+        _draw_steps(name, picture, show_steps)
     answered = 0
     with session.csv_file(csv, top) if csv else nullcontext() as add_row:
         for n, answer in enumerate(session.answers(pictures, reader, raw=raw, multi=multi, top=top)):
             answered += "error" not in answer
+            if add_row:
+                add_row(answer)
             if as_json:
                 print("," if n else "[", json.dumps(answer), sep="\n" if n else "", end="")
             elif "error" in answer:
-                print(f"mnist-fa: {answer['error']}", file=sys.stderr)
+                print(f"mnist-fa: {printable(answer['error'])}", file=sys.stderr)
             else:
                 print(session.line(answer))
-            if add_row:
-                add_row(answer)
     if as_json:
         print("\n]")
     if not answered:
         raise typer.Exit(1)
 
 
+def _check_outputs(outputs: dict[str, Path], pictures: Iterable[str], model: Path) -> None:
+    """Raise InputError where an output, by its option, would replace what is read or another output."""
+    read = {_identity(picture): "a picture that is read" for picture in pictures if outputs}
+    read[_identity(model)] = "the model that is read"
+    for option, path in outputs.items():
+        if other := read.get(_identity(path)):
+            raise InputError(f"{option} {path} is {other}; name another file")
+        read[_identity(path)] = f"what {option} writes"
+
+
+def _identity(file: str | Path) -> tuple[int, int] | str:
+    """The same for every name of a file, of a link to it included."""
+    try:
+        status = os.stat(file)
+    except OSError:  # there is none yet
+        return os.path.realpath(file)
+    return status.st_dev, status.st_ino
+
+
 def _draw_steps(name: str, picture: Path | bytes, path: Path) -> None:
     from mnist_fastai import plots  # matplotlib takes 0.3 s
-    from mnist_fastai.files import atomic_file
+    from mnist_fastai.files import write_bytes
     from mnist_fastai.reader.form import preprocess
     from mnist_fastai.reader.image import read_image
 
-    with atomic_file(path) as tmp:
-        plots.preprocessing(preprocess(read_image(picture)), name).savefig(tmp, format="png", dpi=150)
+    write_bytes(path, plots.to_bytes(plots.preprocessing(preprocess(read_image(picture)), name)))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mnist_fastai.errors import InputError, RunError
+from mnist_fastai.escape import printable
 from mnist_fastai.recipes import GROUPS, LEARNING_RATE_001
 
 from .options import Quiet, complete_recipe, find_modules_here, ignore_fastai_warning
@@ -57,7 +58,7 @@ def reproduce(
     console = None if quiet else Console()
     if verify:
         verified = reproduce.verify(out, verify, jobs=jobs, smoke=smoke, console=console)
-        print("\n".join(text for _, text in verified))
+        print(*(printable(text) for _, text in verified), sep="\n")
         if different := sum(not same for same, _ in verified):
             raise RunError(f"{different} of {verify} runs came out different")
         return

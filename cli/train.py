@@ -80,7 +80,7 @@ def train(
     from rich.console import Console
 
     from mnist_fastai import train
-    from mnist_fastai.files import check_new
+    from mnist_fastai.run import check_new
     from mnist_fastai.trackers import make_tracker
 
     console = None if quiet else Console(stderr=as_json)

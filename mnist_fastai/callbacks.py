@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingC
 
 from .checkpoint import Checkpoint, save_checkpoint
 from .errors import InputError, RunError
+from .escape import printable
+from .files import log
 from .learner import seed_everything
 from .run import Run
 
@@ -63,12 +65,12 @@ class RunRecorder(Callback):
             try:
                 self.checkpoint.restore_training(self.learn, self.user_cbs)
             except InputError as e:
-                self._fail(e)
+                self._stop(e)
             self.checkpoint = None  # its tensors are no longer needed
         names = list(self.recorder.metric_names[1:-1])  # without epoch and time
         self.names = [n if n not in names[:i] else f"{n}_{i}" for i, n in enumerate(names)]
         header = f"epoch  {'  '.join(f'{name:>10}' for name in self.names)}  seconds"
-        say(self.console, "\n".join([header, *map(self._line, self.history)]))
+        self._say(header, *map(self._line, self.history))
 
     def before_epoch(self):
         self.epoch_began, self.complete = time.perf_counter(), False
@@ -108,18 +110,30 @@ class RunRecorder(Callback):
         row |= {"train_loss": self.total / max(self.count, 1)}  # of all images; fastai's is smoothed
         row |= {"seconds": round(time.perf_counter() - self.epoch_began, 3)}
         if validated and not math.isfinite(row["valid_loss"]):
-            self._fail(self.diverged(row["valid_loss"], "in validation"))
+            self._stop(self.diverged(row["valid_loss"], "in validation"))
         rows = [*self.history, row]
         facts = {"history": rows, "train_seconds": self.train_seconds, "seconds": self.seconds, "stopped": self.stopped}
         try:
-            save_checkpoint(self.run_dir.path, self.learn, self.user_cbs, facts)
+            save_checkpoint(self.run_dir, self.learn, self.user_cbs, facts)
             self.history = rows  # what counts as done, should Ctrl-C come now
-            self.run_dir.write_history(rows)
         except RunError as e:
-            self.failure = e
-            if cancel:
-                raise CancelFitException from e
-        say(self.console, self._line(row))
+            return self._stop(e, cancel)
+        try:
+            self.run_dir.write_history(rows)
+        except RunError as e:  # a spreadsheet may have it open; the checkpoint has the rows, for the end to write
+            log.warning("%s", e)
+        return self._say(self._line(row), cancel=cancel)
+
+    def _say(self, *lines: str, cancel: bool = True):
+        try:
+            say(self.console, *lines)
+        except RunError as e:  # stdout is closed or full
+            self._stop(RunError(f"{e}; continue with `{self.run_dir.how_to_resume}`"), cancel)
+
+    def _stop(self, error: Exception, cancel: bool = True):
+        self.failure = error
+        if cancel:
+            raise CancelFitException
 
     def _line(self, row: dict) -> str:
         return f"{row['epoch']:>5}  {'  '.join(f'{row[n]:>10.4f}' for n in self.names)}  {row['seconds']:>7.1f}"
@@ -127,7 +141,7 @@ class RunRecorder(Callback):
     def _check_loss(self, where: str):
         self.total, self.part = self.total + float(self.part), 0.0
         if not math.isfinite(self.total):
-            self._fail(self.diverged(self.total, where))
+            self._stop(self.diverged(self.total, where))
 
     def diverged(self, loss: float, where: str) -> RunError:
         kind, lr = "NaN" if math.isnan(loss) else "infinite", self.run_dir.recipe.learning_rate
@@ -135,10 +149,6 @@ class RunRecorder(Callback):
             f"the loss became {kind} in epoch {len(self.history) + 1} ({where}) with learning rate {lr:g}; "
             f"try a smaller --learning-rate ({self.run_dir.path} keeps the epochs before)"
         )
-
-    def _fail(self, error: Exception):
-        self.failure = error
-        raise CancelFitException
 
 
 class ProgressBar(Callback):
@@ -161,6 +171,6 @@ class ProgressBar(Callback):
             self.bar.update(self.task, completed=self.done, epoch=f"{self.epoch + 1}/{self.n_epoch}")
 
 
-def say(console: Console | None, text: str) -> None:
+def say(console: Console | None, *lines: str) -> None:
     if console:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print("\n".join(map(printable, lines)), markup=False, highlight=False, soft_wrap=True)

@@ -1,9 +1,12 @@
 """The state after a whole epoch, in one file, so that it is never half of one and half of another.
 
-Tensors are stored as safetensors and everything else as JSON in its metadata: no pickle is read.
+Tensors are stored as safetensors and everything else as JSON in its metadata, with a SHA-256 of it all: no pickle is
+read, and no damaged file is continued from.
 """
 
+import hashlib
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,14 +18,14 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastcore.foundation import L
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import InputError
-from .files import write_bytes
+from .files import log, read_bytes, write_bytes
+from .run import Run, versions
 
-CHECKPOINT = "checkpoint.safetensors"
-FORMAT = 1
+KEPT = 2  # checkpoints: the one before, should the last be damaged
+FORMAT = 2
 SETTINGS = Path, torch.device, torch.dtype, torch.distributions.Distribution, DataLoader, DataLoaders
 
 
@@ -113,7 +116,7 @@ def _unpack_callback(cb: Callback, packed: dict, tensors: dict[str, Tensor]) -> 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(path: Path, learner: Learner, cbs: list[Callback], facts: dict) -> None:
+def save_checkpoint(run: Run, learner: Learner, cbs: list[Callback], facts: dict) -> None:
     """Write weights, optimizer, the callbacks' state and the `facts` as JSON. Raises RunError on a full disk."""
     tensors = {f"model.{k}": v for k, v in weights_of(learner.model).items()}
     # gradients that are accumulated over more than an epoch; else there are none after a step
@@ -125,35 +128,97 @@ def save_checkpoint(path: Path, learner: Learner, cbs: list[Callback], facts: di
         optimizer = None
     content = {
         "format": FORMAT,
+        "recipe": run.recipe.to_dict(),
+        "facts": run.facts,
+        "versions": versions(),
         **facts,
         "optimizer": optimizer,
         "callbacks": [_pack_callback(cb, tensors, f"callback.{i}") for i, cb in enumerate(cbs)],
     }
-    write_bytes(path / CHECKPOINT, safetensors.torch.save(tensors, metadata={"content": json.dumps(content)}))
+    metadata = {"content": json.dumps(content)}
+    metadata["sha256"] = _digest(metadata["content"], tensors)
+    epoch = len(facts["history"])
+    write_bytes(run.path / f"checkpoint-{epoch}.safetensors", safetensors.torch.save(tensors, metadata=metadata))
+    for path in find_checkpoints(run.path)[KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def _digest(content: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(content.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Those of a run directory, the last epoch's first."""
+    found = [(re.fullmatch(r"checkpoint-(\d+)\.safetensors", path.name), path) for path in folder.glob("checkpoint-*")]
+    return [path for _, path in sorted(((int(m[1]), path) for m, path in found if m), reverse=True)]
+
+
+def load_checkpoint(run: Run) -> "Checkpoint | None":
+    """That of the last epoch which is whole, or None before the first.
+
+    Raises InputError where all are damaged, and where the recipe or run.json has been changed since.
+    """
+    paths = find_checkpoints(run.path)
+    for path in paths:
+        try:
+            checkpoint = Checkpoint(path)
+        except InputError as e:
+            log.warning("%s", e)
+            continue
+        checkpoint.check_run(run)
+        return checkpoint
+    if paths:
+        raise InputError(f"every checkpoint of {run.path} is damaged; remove them to train the run from its start")
+    return None
 
 
 class Checkpoint:
     """A checkpoint that was read. Raises InputError where it is damaged."""
 
     def __init__(self, path: Path):
-        self.path = path / CHECKPOINT
+        self.path = path
         try:
-            with safetensors.safe_open(self.path, "pt") as f:
-                self.content = json.loads((f.metadata() or {})["content"])
-                self.tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118  it is no dict
+            content = read_bytes(path)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            metadata = header["__metadata__"]
+            self.tensors = safetensors.torch.load(content)
+            if metadata["sha256"] != _digest(metadata["content"], self.tensors):
+                raise ValueError("its SHA-256 differs")
+            self.content = json.loads(metadata["content"])
             self.history: list[dict] = self.content["history"]
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as e:
-            raise self._damaged() from e
+        except Exception as e:  # whatever the damaged bytes lead safetensors and torch to
+            raise InputError(f"{path} is damaged; the one before it is used, if there is one") from e
 
-    def _damaged(self) -> InputError:
-        return InputError(f"{self.path} is damaged or of another recipe; remove it to train the run from its start")
+    def check_run(self, run: Run) -> None:
+        """Raise InputError where the run is not that of the epochs so far, and say which versions are others."""
+        then = {"recipe.json": self.content["recipe"], "run.json": self.content["facts"]}
+        now = {"recipe.json": run.recipe.to_dict(), "run.json": run.facts}
+        for name in now:
+            if changed := [key for key in {**then[name], **now[name]} if then[name].get(key) != now[name].get(key)]:
+                before, after = (values[name].get(changed[0], "nothing") for values in (then, now))
+                raise InputError(
+                    f"{run.path / name} has {changed[0]} {after!r}, and the {len(self.history)} epochs so far were "
+                    f"trained with {before!r}; restore it, or train a new run"
+                )
+        before, after = self.content["versions"], versions()
+        for key in (key for key in after if before.get(key) != after[key]):
+            log.warning(
+                "%s was trained with %s %s so far, and goes on with %s", run.path, key, before.get(key), after[key]
+            )
 
     def restore_weights(self, learner: Learner) -> None:
         weights = {k.removeprefix("model."): v for k, v in self.tensors.items() if k.startswith("model.")}
         try:
             learner.model.load_state_dict(weights)
         except RuntimeError as e:
-            raise self._damaged() from e
+            raise self._foreign() from e
+
+    def _foreign(self) -> InputError:
+        return InputError(f"{self.path} does not fit the model, optimizer or callbacks of this call; pass the same")
 
     def restore_training(self, learner: Learner, cbs: list[Callback]) -> None:
         """Put back the optimizer's and the callbacks' state, once `before_fit` has set them up."""
@@ -167,12 +232,10 @@ class Checkpoint:
             for cb, packed in zip(cbs, self.content["callbacks"], strict=True):
                 _unpack_callback(cb, packed, self.tensors)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as e:
-            raise e if isinstance(e, InputError) else self._damaged() from e
+            raise e if isinstance(e, InputError) else self._foreign() from e
         state = vars(learner.opt).get("opt", learner.opt).state
-        for (
-            name,
-            p,
-        ) in learner.model.named_parameters():  # in the parameter's own memory format, as the optimizer makes it
+        # in the parameter's own memory format, as the optimizer makes it
+        for name, p in learner.model.named_parameters():
             for key, value in state.get(p, {}).items():
                 if isinstance(value, Tensor) and value.shape == p.shape:
                     state[p][key] = torch.empty_like(p).copy_(value)

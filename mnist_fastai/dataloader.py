@@ -1,6 +1,5 @@
 """Data → fastai DataLoaders whose batches are one index operation on tensors in memory."""
 
-import io
 import itertools
 import math
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from .augment import RandomAffine, find_augment
 from .datasets import Data, Split
-from .datasets.folders import to_grey28
+from .datasets.folders import read_grey28, to_grey28
 from .errors import InputError
 from .recipes import NORMALIZE
 
@@ -35,19 +34,18 @@ class MNISTImage(PILImageBW):
     def create(cls, fn: Path | str | bytes | np.ndarray | Tensor | Image.Image, **_):
         """From a path, a file's bytes, uint8 pixels [28, 28] or [h, w(, 3)], or a PIL image, which stays as it is.
 
-        Raises ValueError for pixels of no known range (16-bit, float).
+        Raises InputError for a file that is no image, and for pixels of no known range (16-bit, float).
         """
         if isinstance(fn, Image.Image):
             return cls(to_grey28(fn))
         if isinstance(fn, (np.ndarray, Tensor)):
             pixels = np.asarray(fn).squeeze()
             if pixels.dtype != np.uint8:
-                raise ValueError(
+                raise InputError(
                     f"pixels of type {pixels.dtype} have no known range; give 8-bit ones, uint8 from 0 to 255"
                 )
             return cls(to_grey28(Image.fromarray(pixels)))
-        with Image.open(io.BytesIO(fn) if isinstance(fn, bytes) else fn) as image:
-            return cls(to_grey28(image))
+        return cls(read_grey28(fn.read() if hasattr(fn, "read") else fn))
 
 
 class TensorDL(TfmdDL):

@@ -22,6 +22,10 @@ PERPLEXITY = 30
 EARLY_ITERATIONS = 250  # with early exaggeration, before those that are asked for
 ITERATIONS = 500
 MIN_POINTS = 10  # of a map
+# Of features. Maps of float32 ones in [0, 1] times 1e-22 to 1e18 are equally trustworthy; beyond, positions are NaN.
+# With a margin for one huge point among others, and for the sums of squares over all points that a PCA computes.
+LARGEST = 1e12
+SMALLEST_SPREAD = 1e-15  # of the feature that differs most
 NEIGHBORS = 10  # of a point, by which a map is scored
 MAX_SCORED = 5000  # points compared pair by pair: 25 million distances, 0.2 GB per array
 
@@ -45,16 +49,14 @@ def embed(
 ) -> Embedding:
     """Place each point in a plane so that its neighbours stay its neighbours. The same seed gives the same positions.
 
-    Raises InputError for features that are not finite or are the same for every point, for fewer than ten points, and
-    for a perplexity that does not fit the number of points.
+    Raises InputError for features that are not finite, beyond ±1e12 or the same for every point, for fewer than ten
+    points, and for a perplexity that does not fit the number of points.
     """
     n = len(features)
     if n < MIN_POINTS:
         raise InputError(f"a map takes {MIN_POINTS} points or more, and here are {n}; give more images")
-    if not np.isfinite(features).all():
-        bad = int((~np.isfinite(features)).any(1).sum())
-        raise InputError(f"the features of {bad} of {n} images are NaN or infinite; train the run anew")
-    if (features == features[0]).all():
+    _check(features)
+    if (np.ptp(features.astype(np.float64), axis=0) < SMALLEST_SPREAD).all():
         raise InputError(f"the features of all {n} images are the same; take another layer, or train the run anew")
     highest = (n - 1) / 3  # t-SNE looks at three times as many neighbours
     if perplexity is not None and not 1 <= perplexity <= highest:
@@ -72,14 +74,14 @@ def embed(
 def transform(embedding: Embedding, features: np.ndarray, *, threads: int = 1) -> np.ndarray:
     """Positions, float64 [m, 2], of new points in a map that stays as it is; each is placed by itself.
 
-    Raises InputError where the features are not finite, or not as many as the map's.
+    Raises InputError where the features are not finite, beyond ±1e12, or not as many as the map's.
     """
     expected = embedding.features.shape[1]
-    if features.shape[1] != expected or not np.isfinite(features).all():
+    if features.shape[1] != expected:
         raise InputError(
-            f"the map takes points of {expected} features, all finite, and not {features.shape[1]}; take those of the "
-            "same layer"
+            f"the map takes points of {expected} features, and not {features.shape[1]}; take those of the same layer"
         )
+    _check(features)
     with threadpool_limits(1, "blas"):
         known, new = np.split(reduce(embedding.features, features), [len(embedding.features)])
         affinities = PerplexityBasedNN(known, embedding.perplexity, method="exact", n_jobs=threads)
@@ -89,11 +91,27 @@ def transform(embedding: Embedding, features: np.ndarray, *, threads: int = 1) -
         return np.asarray(tsne.transform(new, k=3))
 
 
+def _check(features: np.ndarray) -> None:
+    """Raise InputError unless distances between the features can be computed."""
+    largest = np.float64(LARGEST)  # which float16 would take for infinity
+    fits = ((features >= -largest) & (features <= largest)).all(1)  # NaN is neither
+    if not fits.all():
+        bad = int((~fits).sum())
+        raise InputError(
+            f"the features of {bad} of {len(fits)} images are NaN, infinite or too large; train the run anew"
+        )
+
+
 def reduce(features: np.ndarray, *more: np.ndarray) -> np.ndarray:
     """PCA to 50 dimensions where there are more, fitted to `features`, and applied to them and to `more`, stacked."""
     both = np.concatenate([features, *more])
+    # PCA, the one here and the one that the map starts from, subtracts the square of the mean from the mean of the
+    # squares: far from zero, float32 has nothing left of a small variance
+    square = np.abs(features.astype(np.float64)).max() ** 2
+    if np.finfo(np.float32).eps * square > 0.001 * features.var(0, dtype=np.float64).max():
+        both = both.astype(np.float64) - features[0]
     if features.shape[1] > DIMENSIONS < len(features):
-        return PCA(DIMENSIONS, random_state=0).fit(features).transform(both)
+        return PCA(DIMENSIONS, random_state=0).fit(both[: len(features)]).transform(both)
     return both if both.shape[1] > 1 else np.pad(both, ((0, 0), (0, 1)))  # a plane has two dimensions
 
 

@@ -1,5 +1,6 @@
 """From a recipe, or a run, to a fastai Learner."""
 
+import io
 import pickle
 import random
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from .dataloader import LazyDataLoaders, dataloaders, empty_dataloaders
 from .datasets import Data, load_data
 from .errors import InputError, MissingData
-from .files import atomic_file
+from .files import write_bytes
 from .models import ARCHS
 from .recipes import PASSED, Recipe
 from .resolve import is_importable, resolve
@@ -266,11 +267,13 @@ def load_run(
 
     empty = empty_dataloaders(run.classes, run.normalize, device=find_device(device))
     learner = make_learner(recipe, LazyDataLoaders(empty, read), model=model)
-    weights = run.path / "model.safetensors"
+    weights = run.read("model.safetensors")
     try:
-        learner.model.load_state_dict(safetensors.torch.load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as e:
-        raise InputError(f"{weights} is missing, damaged or of another recipe; train the run anew") from e
+        learner.model.load_state_dict(safetensors.torch.load(weights))
+    except (SafetensorError, RuntimeError) as e:
+        file = run.path / "model.safetensors"
+        raise InputError(f"{file} is damaged or of another recipe; train the run anew") from e
+    run.clean()
     return learner
 
 
@@ -335,18 +338,17 @@ def write_learner(learner: Learner, path: Path) -> None:
     if local := _local_class(learner.model):
         raise InputError(f"learner.pkl cannot name {local}, which no other process finds; put it into a module")
     clean = LeanLearner(
-        learner.dls, learner.model, loss_func=CrossEntropyLoss(), opt_func=adam, lr=learner.lr,
+        learner.dls.new_empty(), learner.model, loss_func=CrossEntropyLoss(), opt_func=adam, lr=learner.lr,
         metrics=[accuracy, error_rate],
     )  # fmt: skip
-    with atomic_file(path) as tmp:
-        try:
-            # fastai's default, cloudpickle, writes some of fastai's functions by value: as bytecode of this very
-            # Python, with paths of this machine
-            clean.export(tmp.resolve(), pickle_module=pickle)
-        except (pickle.PicklingError, AttributeError, TypeError) as e:
-            raise InputError(f"the model cannot be pickled ({e}); leave learner.pkl out, or change the model") from e
-        except RuntimeError as e:  # of torch's zip writer, where the disk is full
-            raise OSError("the disk may be full") from e
+    content = io.BytesIO()
+    try:
+        # as Learner.export does, but for its cloudpickle, which writes some of fastai's functions by value: as bytecode
+        # of this very Python, with paths of this machine
+        torch.save(clean, content, pickle_module=pickle)
+    except (pickle.PicklingError, AttributeError, TypeError) as e:
+        raise InputError(f"the model cannot be pickled ({e}); leave learner.pkl out, or change the model") from e
+    write_bytes(path, content.getvalue())
 
 
 def _local_class(model: nn.Module) -> str | None:

@@ -1,6 +1,6 @@
 """A run → three maps of the same images: by their pixels, by the untrained network, and by the trained one."""
 
-import csv
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,9 @@ from .callbacks import say
 from .datasets import Data
 from .embedding import EARLY_ITERATIONS, ITERATIONS, embed, score
 from .errors import InputError
+from .escape import csv_cell, csv_line
 from .evaluation import forward
-from .files import atomic_file, check_folder, make_folder, write_json
+from .files import check_folder, owned, write_bytes, write_json, write_text
 from .learner import find_model, load_run, make_learner
 from .models import split
 from .pages.maps import write_page
@@ -74,6 +75,8 @@ def draw_maps(
         "trained": trained,
     }
     probabilities, predictions, labels = (t.numpy() for t in (*logits.softmax(1).max(1), labels))
+    if not np.isfinite(probabilities).all():
+        raise InputError(f"the predictions of {run.path} are NaN; train the run anew")
     counts = f"{len(index):,} of {n:,} images, {trained.shape[1]:,} features of layer {layer}"
     say(console, f"{run.path}: {counts}, in {time.perf_counter() - started:.1f} s")
 
@@ -102,31 +105,32 @@ def draw_maps(
         "seed": seed,
         "maps": scores,
     }
-    make_folder(out)
     title = f"{run.recipe.name}, seed {run.recipe.seed}: {accuracy:.1%} of these {len(index):,} images right"
     panels = {
         name: (f"{TITLES[name]} ({s['neighbors']}-NN accuracy {s['knn_map']:.1%})", positions[name])
         for name, s in scores.items()
     }
-    for stem, names in {"tsne": list(panels), **{f"tsne-{name}": [name] for name in panels}}.items():
-        part = dict(panels[name] for name in names)
-        figure = plots.maps(part, labels, run.classes, ~correct, title, images if thumbnails else None)
-        write_picture(figure, out / f"{stem}.{format}")
     maps = {TITLES[name]: points for name, points in positions.items()}
-    write_page(out / "tsne.html", maps, images, labels, predictions, probabilities, run.classes, f"t-SNE: {title}")
     table = {
         "index": index,
         "label": [run.classes[i] for i in labels],
         "prediction": [run.classes[i] for i in predictions],
         "probability": probabilities,
     }
-    write_csv(out / "tsne.csv", table, positions)
     arrays = {"index": index, "labels": labels, "predictions": predictions, "probabilities": probabilities, **features}
     arrays |= {f"{name}_positions": points for name, points in positions.items()}
-    with atomic_file(out / "features.npz") as tmp, open(tmp, "wb") as f:
-        np.savez(f, **arrays, perplexity=embedding.perplexity)
-    write_json(out / "tsne.json", result)
-    say(console, f"{as_table(scores)}\n{out}: written, {time.perf_counter() - started:.0f} s in all")
+    content = io.BytesIO()
+    np.savez(content, **arrays, perplexity=embedding.perplexity)
+    with owned(out):  # two calls into one folder leave the files of one of them
+        for stem, names in {"tsne": list(panels), **{f"tsne-{name}": [name] for name in panels}}.items():
+            part = dict(panels[name] for name in names)
+            figure = plots.maps(part, labels, run.classes, ~correct, title, images if thumbnails else None)
+            write_picture(figure, out / f"{stem}.{format}")
+        write_page(out / "tsne.html", maps, images, labels, predictions, probabilities, run.classes, f"t-SNE: {title}")
+        write_csv(out / "tsne.csv", table, positions)
+        write_bytes(out / "features.npz", content.getvalue())
+        write_json(out / "tsne.json", result)
+    say(console, *as_table(scores).splitlines(), f"{out}: written, {time.perf_counter() - started:.0f} s in all")
     return result
 
 
@@ -148,8 +152,8 @@ def choose(labels: np.ndarray, samples: int, seed: int) -> np.ndarray:
 def write_picture(figure: Figure, path: Path) -> None:
     """The same bytes each time, in place of the same picture in another format."""
     format = path.suffix[1:]
-    with atomic_file(path) as tmp, matplotlib.rc_context({"svg.hashsalt": path.stem}):
-        figure.savefig(tmp, format=format, dpi=150, metadata=FORMATS[format])
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        write_bytes(path, plots.to_bytes(figure, format, FORMATS[format]))
     for other in FORMATS.keys() - {format}:
         path.with_suffix(f".{other}").unlink(missing_ok=True)
 
@@ -158,11 +162,10 @@ def write_csv(path: Path, table: dict, positions: dict[str, np.ndarray]) -> None
     """One row per image: its index in the reported split, its classes, and its position in each map."""
     columns = [f"{name}_{axis}" for name in positions for axis in "xy"]
     points = np.concatenate(list(positions.values()), axis=1)
-    with atomic_file(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow([*table, *columns])
-        for row, numbers in zip(zip(*table.values(), strict=True), points, strict=True):
-            writer.writerow([*row, *(f"{x:.5g}" for x in numbers)])
+    lines = [csv_line([*table, *columns])]
+    for row, numbers in zip(zip(*table.values(), strict=True), points, strict=True):
+        lines.append(csv_line([*map(csv_cell, row), *(f"{x:.5g}" for x in numbers)]))
+    write_text(path, "".join(lines))
 
 
 def as_table(scores: dict[str, dict]) -> str:

@@ -1,6 +1,8 @@
 """Arrays in, matplotlib figures out; knows nothing of torch."""
 
+import io
 import math
+import warnings
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -10,23 +12,29 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .colors import COLORS
+from .escape import mathtext
 
 MARKERS = "osDv^P"  # the second ten classes have the second marker
+LABEL = 40  # characters of a name on an axis or in a legend; longer ones leave no room for what they name
 SLOTS = 50  # thumbnails beside each other from one edge of a map to the other
 
 NO_CURVE = "epoch", "train_loss", "valid_loss", "error_rate", "seconds"  # columns of a history
 CURVES = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
 
-def literal(text: str) -> str:
-    """The text as it is: matplotlib would read what is between dollar signs as mathematics."""
-    return text.replace("$", r"\$")
+def to_bytes(figure: Figure, format: str = "png", metadata: dict | None = None) -> bytes:
+    """The content of a picture file, a key of matplotlib's formats."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in Chinese, say, which are drawn as boxes
+        figure.savefig(content, format=format, dpi=150, metadata=metadata)
+    return content.getvalue()
 
 
 def curves(history: list[dict], title: str) -> Figure:
     """Loss (nats) and accuracy (%) by epoch, side by side. `history` is a run's: a dict of numbers an epoch."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(literal(title))
+    figure.suptitle(mathtext(title))
     loss, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     loss.plot(epochs, [row["train_loss"] for row in history], "o-", color="#0072B2", label="training")
@@ -37,8 +45,8 @@ def curves(history: list[dict], title: str) -> Figure:
     percent = metrics == ["accuracy"]
     for i, key in enumerate(metrics):
         values = [100 * row[key] if percent else row[key] for row in history]
-        right.plot(epochs, values, "s-", color=CURVES[i % len(CURVES)], label=literal(key))
-    right.set(title=f"Validation {literal(metrics[0]) if len(metrics) == 1 else 'metrics'}", xlabel="epoch")
+        right.plot(epochs, values, "s-", color=CURVES[i % len(CURVES)], label=mathtext(key, LABEL))
+    right.set(title=f"Validation {mathtext(metrics[0], LABEL) if len(metrics) == 1 else 'metrics'}", xlabel="epoch")
     if percent:
         right.yaxis.set_major_formatter(PercentFormatter(decimals=1))
         last = f"{values[-1]:.2f}%", (epochs[-1], values[-1])
@@ -61,7 +69,7 @@ def rows(results: list[tuple[str, list[float], float | None]], title: str) -> Fi
     high = [r for r in results if r not in low]
     panels = [part for part in (low, high) if part]
     figure = Figure(figsize=(9, 1.6 + 0.45 * len(results)), layout="constrained")
-    figure.suptitle(literal(title))
+    figure.suptitle(mathtext(title))
     grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(part) + 0.5 for part in panels])[:, 0]
     for axes, part in zip(grid, panels, strict=True):
         for y, (_, runs, published) in enumerate(part):
@@ -71,7 +79,7 @@ def rows(results: list[tuple[str, list[float], float | None]], title: str) -> Fi
             axes.plot([mean, mean], [y - 0.3, y + 0.3], color="#0072B2", lw=2.5, zorder=3)
             if published is not None:
                 axes.plot([100 * published], [y], "D", mfc="none", mec="#D55E00", mew=1.8, ms=8, zorder=4)
-        axes.set_yticks(range(len(part)), [literal(" ".join(name.split())) for name, *_ in part])
+        axes.set_yticks(range(len(part)), [mathtext(" ".join(name.split()), LABEL) for name, *_ in part])
         axes.set_ylim(len(part) - 0.5, -0.5)
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=1))
         axes.grid(axis="x", alpha=0.3)
@@ -96,12 +104,12 @@ def maps(
     """Images as dots in a plane, coloured by class, side by side for each panel, each class named at its centre."""
     side = (5.2 if len(panels) > 1 else 7) * (1 if images is None else 1.4)  # inches
     figure = Figure(figsize=(side * len(panels), side + 1.1), layout="constrained")
-    figure.suptitle(literal(title))
-    present = np.unique(labels)
+    figure.suptitle(mathtext(title))
+    present, names = np.unique(labels), [mathtext(name, LABEL) for name in classes]
     size = float(np.clip(16000 / len(labels), 2, 30)) * (0.5 if len(panels) > 1 else 1)  # points², of a dot
     ring = 72 * side / SLOTS * 1.25 if images is not None else max(7, 2.4 * size**0.5)  # points across
     for axes, (name, positions) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.set_title(literal(name), fontsize=11)
+        axes.set_title(mathtext(name), fontsize=11)
         middle, half = (positions.min(0) + positions.max(0)) / 2, 0.53 * np.ptp(positions, axis=0).max()
         (left, bottom), (right, top) = middle - half, middle + half
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xticks=[], yticks=[])
@@ -116,20 +124,17 @@ def maps(
             axes.scatter(x, y, c=COLORS[c % 10], marker=_marker(c), lw=0, zorder=1, **faint)
         x, y = positions[missed].T
         axes.scatter(x, y, ring**2, "none", edgecolors="black", lw=1.1, zorder=3)
-        fonts = np.array([15 if len(classes[c]) < 3 else 10 for c in present])  # points
+        fonts = np.array([15 if len(names[c]) < 3 else 10 for c in present])  # points
         point = 2 * half / (72 * side)  # in the map's own units
-        boxes = np.stack([[0.7 * len(classes[c]) for c in present], np.full(len(present), 1.1)], axis=1)
+        boxes = np.stack([[0.7 * len(names[c]) for c in present], np.full(len(present), 1.1)], axis=1)
         centres = np.array([_centre(positions[labels == c]) for c in present])
         centres = _apart(centres, boxes * fonts[:, None] * point)
         for c, (x, y), font in zip(present, centres, fonts, strict=True):
             axes.text(
-                x, y, literal(classes[c]), ha="center", va="center", fontsize=font, fontweight="bold",
+                x, y, names[c], ha="center", va="center", fontsize=font, fontweight="bold",
                 path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4,
             )  # fmt: skip
-    entries = [
-        Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=literal(classes[c]))
-        for c in present
-    ]
+    entries = [Line2D([], [], marker=_marker(c), ls="", mew=0, color=COLORS[c % 10], label=names[c]) for c in present]
     entries.append(Line2D([], [], marker="o", ls="", mfc="none", mec="black", ms=9, label="misclassified"))
     rows = math.ceil(sum(len(e.get_label()) + 5 for e in entries) / (9 * side * len(panels)))  # 9 characters an inch
     columns = math.ceil(len(entries) / rows)
@@ -193,7 +198,7 @@ def preprocessing(steps, title: str) -> Figure:
     """Every step of a picture, a reader.form.Steps, to MNIST's format: the page on top, then a row a digit."""
     digits = steps.digits
     figure = Figure(figsize=(12, 3.2 + 2.4 * max(len(digits), 0.2)), layout="constrained")
-    figure.suptitle(literal(title))
+    figure.suptitle(mathtext(title))
     above, below = figure.subfigures(2, 1, height_ratios=[3.2, 2.4 * max(len(digits), 0.2)])
     page = above.subplots(1, 5)
     colours = {"cmap": "tab10", "vmin": 1, "vmax": 10, "interpolation": "nearest"}

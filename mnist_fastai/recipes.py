@@ -4,14 +4,19 @@ import json
 import math
 import os
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .files import read_bytes
 
 FORMAT = 1  # of recipe.json; files without a number are of format 0, which lacks nothing but the number
+
+MAX_BYTES = 2**22  # of a recipe file
+MAX_DOTS = 100  # in one of its lines: tomllib takes 5 s for a key of 16,000 parts, and 22 s for twice as many
 
 PASSED = "passed to fit"  # a source of data that is neither MNIST nor a folder
 ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deep-relu-after-pooling", "deeper", "alexnet")
@@ -53,8 +58,8 @@ class Recipe:
     momentum: float = _option(0.9, "Momentum of SGD.", below=1)
     weight_decay: float = _option(0.0, "Weight decay, as an L2 penalty on every parameter.", below=1)
     schedule: str = _option("constant", "Learning rate schedule.", choices=SCHEDULES)
-    batch_size: int = _option(32, "Images per training batch.", "-b", low=1)
-    num_epochs: int = _option(10, "Epochs; 0 keeps the random weights.", "-n", low=0)
+    batch_size: int = _option(32, "Images per training batch.", "-b", low=1, high=10**6)
+    num_epochs: int = _option(10, "Epochs; 0 keeps the random weights.", "-n", low=0, high=10**6)
     label_smoothing: float = _option(0.0, "Label smoothing.", below=1)
     normalize: str = _option("half", "Mean and std of the pixels: none, 0.5 and 0.5, or MNIST's.", choices=NORMALIZE)
     augment: str = _option("none", "Augmentation of training images.", choices=AUGMENTS, importable=True)
@@ -64,9 +69,15 @@ class Recipe:
 
     def __post_init__(self):
         for f in fields(self):
-            _check(f.name, getattr(self, f.name), f.type, f.metadata)
+            value = getattr(self, f.name)
+            _check(f.name, value, f.type, f.metadata)
+            if f.type is float:
+                object.__setattr__(self, f.name, float(value))
         if self.data not in ("mnist", PASSED):
-            object.__setattr__(self, "data", os.path.abspath(self.data))
+            try:
+                object.__setattr__(self, "data", os.path.abspath(self.data))
+            except OSError as e:
+                raise InputError(f"data {_shown(self.data)} is below a folder that is gone; give its whole path") from e
         named = RECIPES.get(self.name)
         if not self.name or (named and asdict(self) != asdict(named) | {"seed": self.seed}):
             object.__setattr__(self, "name", "-".join(spec.rpartition(":")[2] for spec in (self.arch, self.opt)))
@@ -97,38 +108,67 @@ class Recipe:
             raise InputError("it holds no JSON object")
         values = dict(values)
         version = values.pop("format", 0)
-        if type(version) is not int or version > FORMAT:
-            raise InputError(f"it has format {version}, and this version reads up to {FORMAT}; upgrade mnist-fastai")
+        if type(version) is not int or not 0 <= version <= FORMAT:
+            raise InputError(
+                f"it has format {_shown(version)}, and this version reads up to {FORMAT}; upgrade mnist-fastai"
+            )
         known = [f.name for f in fields(cls)]
         if not values:
             raise InputError(f"it has no field of a recipe, such as {known[1]}")
         if unknown := sorted(map(str, values.keys() - set(known))):
-            raise InputError(f"field {unknown[0]!r} is not known; a recipe has {', '.join(known)}")
+            raise InputError(f"field {_shown(unknown[0])} is not known; a recipe has {', '.join(known)}")
         return cls(**values)
+
+
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of surrogate pairs, line and paragraph separators
 
 
 def _check(name: str, value, kind, limits: Mapping) -> None:
     """Raise InputError unless `value` suits the field."""
     words = name.replace("_", " ")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = _float(value)
     if kind is str and not isinstance(value, str):
-        raise InputError(f"{words} {value!r} is no text")
+        raise InputError(f"{words} {_shown(value)} is no text")
+    if kind is str and any(c == "\0" if name == "data" else unicodedata.category(c) in UNPRINTABLE for c in value):
+        raise InputError(f"{words} {_shown(value)} has characters that are no text; leave them out")
     if "choices" in limits and value not in limits["choices"]:
         own = limits.get("importable", False)
         if not (own and ":" in value):
             raise InputError(
-                f"{words} {value!r} is not known; take one of {', '.join(limits['choices'])}"
+                f"{words} {_shown(value)} is not known; take one of {', '.join(limits['choices'])}"
                 + (", or your own as package.module:name" if own else "")
             )
-    if name == "learning_rate" and not (number and math.isfinite(value) and value > 0):
-        raise InputError(f"a learning rate of {value} trains nothing; give a number above 0, such as 0.001")
+    if name == "learning_rate" and not 0 < number < math.inf:
+        raise InputError(f"a learning rate of {_shown(value)} trains nothing; give a number above 0, such as 0.001")
     if "low" in limits:
-        low, high = limits["low"], limits.get("high")
-        if type(value) is not int or value < low or (high is not None and value > high):
-            range = f"of {low} or more" if high is None else f"from {low} to {high}"
-            raise InputError(f"{words} {value} is no whole number {range}")
-    if "below" in limits and not (number and 0 <= value < limits["below"]):
-        raise InputError(f"a {words} of {value} is not from 0 to below {limits['below']}; give 0.1, say")
+        low, high = limits["low"], limits["high"]
+        if type(value) is not int or not low <= value <= high:
+            way_out = f"give {high} or less" if number > high else f"give {low} or more"
+            raise InputError(f"{words} {_shown(value)} is no whole number from {low} to {high}; {way_out}")
+    if "below" in limits and not 0 <= number < limits["below"]:
+        raise InputError(f"a {words} of {_shown(value)} is not from 0 to below {limits['below']}; give 0.1, say")
+
+
+def _float(value) -> float:
+    """NaN for what is no number, and an infinity for an integer beyond every float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _shown(value) -> str:
+    """A value in an error message."""
+    try:
+        return _short(repr(value))
+    except (ValueError, RecursionError):  # of over 4,300 digits, or nested too deep
+        return f"a huge {type(value).__name__}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 RECIPES: dict[str, Recipe] = {}  # by name; filled below
@@ -234,14 +274,19 @@ def load_recipes(source: str | Path) -> list[Recipe]:
     if str(source) in RECIPES:
         return [RECIPES[str(source)]]
     path = Path(source)
-    file = path / "recipe.json" if path.is_dir() else path
+    file = path / "recipe.json" if os.path.isdir(path) else path
     if file.suffix not in (".toml", ".json"):
         raise InputError(
-            f"recipe {str(source)!r} is not known; take a .toml or .json file, a run, or one of {', '.join(RECIPES)}"
+            f"recipe {_shown(str(source))} is not known; "
+            f"take a .toml or .json file, a run, or one of {', '.join(RECIPES)}"
         )
     try:
-        text = file.read_text("utf-8")
-        content = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        content = _parse(read_bytes(file, MAX_BYTES).decode("utf-8"), file.suffix)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{file} cannot be read ({_short(str(e))}); repair it") from e
+    try:
         if not isinstance(content, dict):
             raise InputError("it holds no recipe")
         tables = content if content and all(isinstance(v, dict) for v in content.values()) else {"": content}
@@ -249,21 +294,26 @@ def load_recipes(source: str | Path) -> list[Recipe]:
         for name, values in tables.items():
             values = dict(values) if name else {"name": "" if file.name == "recipe.json" else file.stem, **values}
             base = values.pop("base", None)
-            if base is not None and base not in found and base not in RECIPES:
-                raise InputError(f"base {base!r} is not known; take one of {', '.join([*found, *RECIPES])}")
+            if base is not None and not (isinstance(base, str) and (base in found or base in RECIPES)):
+                raise InputError(f"base {_shown(base)} is not known; take one of {', '.join([*found, *RECIPES])}")
             if base is not None:
                 values = asdict(found.get(base) or RECIPES[base]) | {"name": ""} | values
             recipe = Recipe.from_dict({**values, "name": name or values["name"]})
             if name and recipe.name != name:
-                raise InputError(f"[{name}] bears the name of another recipe; rename it")
+                raise InputError(f"[{_short(name)}] bears the name of another recipe; rename it")
             found[name] = recipe
         return list(found.values())
-    except FileNotFoundError as e:
-        raise InputError(f"no file {file}") from e
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise InputError(f"{file} cannot be read ({e}); repair it") from e
     except InputError as e:
         raise InputError(f"{file} cannot be used: {e}") from e
+
+
+def _parse(text: str, suffix: str):
+    """Raises ValueError and RecursionError."""
+    if suffix == ".json":
+        return json.loads(text)
+    if any(line.count(".") > MAX_DOTS for line in text.split("\n") if not line.lstrip().startswith("#")):
+        raise ValueError(f"a line has over {MAX_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def load_recipe(source: str | Path) -> Recipe:

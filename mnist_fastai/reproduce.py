@@ -2,12 +2,12 @@
 
 import os
 import random
-import threading
-import time
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import joblib
 import numpy as np
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from .callbacks import say
 from .datasets import Data, load_data
 from .errors import InputError, RunError
+from .files import end_with, life, temporary_folder
 from .recipes import GROUPS, LEARNING_RATE_001, RECIPES, Group, Recipe, load_recipe, load_recipes
 from .results import row_folder
 from .run import Run
@@ -104,8 +105,8 @@ def verify(
         raise InputError(f"{Path(out) / 'runs'} has {len(runs)} finished runs, not {n}; give --out or a lower number")
     runs = random.sample(runs, n)
     _check([Task(run.recipe, run.recipe, run.path) for run in runs], smoke)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        tasks = [Task(run.recipe, run.recipe, Path(folder) / str(i)) for i, run in enumerate(runs)]
+    with temporary_folder() as folder:
+        tasks = [Task(run.recipe, run.recipe, folder / str(i)) for i, run in enumerate(runs)]
         _train(tasks, jobs, smoke, console)
         return [_compare(run, task) for run, task in zip(runs, tasks, strict=True)]
 
@@ -153,9 +154,34 @@ def _train(tasks: list[Task], jobs: int | None, smoke: bool, console: Console | 
     if not todo:
         return
     jobs = min(jobs or (1 if torch.cuda.is_available() else joblib.cpu_count()), len(todo))
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        joblib.delayed(_work)(i, task, smoke, os.getpid()) for i, task in enumerate(todo)
-    )
+    with _workers() if jobs > 1 else nullcontext():
+        work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            # joblib may have kept workers of an earlier call, which was made from another folder
+            joblib.delayed(_work)(i, replace(task, path=Path(os.path.abspath(task.path))), smoke)
+            for i, task in enumerate(todo)
+        )
+        try:
+            _follow(work, todo, tasks, console)
+        except BrokenProcessPool as e:
+            raise RunError(
+                "a worker process was killed, perhaps since memory ran out; run the same command again to continue, "
+                "or with fewer --jobs"
+            ) from e
+
+
+@contextmanager
+def _workers() -> Iterator[None]:
+    """Have joblib's worker processes end with this one, and import nothing from the current folder by mistake."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # else a numpy.py that lies there would be run; sys.path is handed on as it is
+    try:
+        with joblib.parallel_config("loky", initializer=end_with, initargs=(str(life()),)):
+            yield
+    finally:
+        os.environ.pop("PYTHONSAFEPATH") if before is None else os.environ.update(PYTHONSAFEPATH=before)
+
+
+def _follow(work: Iterator[tuple[int, str]], todo: list[Task], tasks: list[Task], console: Console | None) -> None:
     columns = BarColumn(), MofNCompleteColumn(), "runs,", TimeElapsedColumn(), "so far,", TimeRemainingColumn(), "left"
     hidden = console is None or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
@@ -168,18 +194,18 @@ def _train(tasks: list[Task], jobs: int | None, smoke: bool, console: Console | 
             progress.advance(bar)
 
 
-def _work(i: int, task: Task, smoke: bool, parent: int) -> tuple[int, str]:
+def _work(i: int, task: Task, smoke: bool) -> tuple[int, str]:
     """Finish one run, in a worker process unless there is but one. Returns its number, and what went wrong."""
-    if os.getppid() == parent:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         data = _load(task.row.data, task.row.valid_fraction, smoke) if smoke else None
-        if task.path.exists():
-            resume(task.path, data=data, allow_import=True)
-        else:
+        try:
             fit(task.recipe, out=task.path, data=data)
+        except InputError:
+            if not (task.path / "recipe.json").exists():
+                raise
+            resume(task.path, data=data, allow_import=True)  # what an earlier call, or another one now, has begun
     except Exception as e:
         if isinstance(e, (InputError, RunError)):
             return i, str(e)
@@ -189,10 +215,3 @@ def _work(i: int, task: Task, smoke: bool, parent: int) -> tuple[int, str]:
     finally:
         torch.set_num_threads(threads)
     return i, ""
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the process that started it is gone: killed, it could not end its workers."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

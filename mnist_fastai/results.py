@@ -1,7 +1,6 @@
 """Finished runs → tables with error bars, as markdown and CSV, and a figure."""
 
-import csv
-import io
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
@@ -13,7 +12,8 @@ import numpy as np
 
 from . import plots
 from .errors import InputError
-from .files import atomic_file, write_bytes
+from .escape import csv_cell, csv_line, markdown
+from .files import owned, write_bytes, write_text
 from .recipes import GROUPS, LEARNING_RATE_001, PUBLISHED, Group, Recipe
 from .run import Run
 from .stats import ALPHA, Welch, holm, mean_interval, verdict, welch
@@ -78,8 +78,11 @@ Line = tuple[str, Row, Step]  # the key of its group first
 
 
 def row_folder(out: str | Path, recipe: Recipe) -> Path:
-    """Where the runs of a recipe are: its name, with %xx for what has a meaning in paths."""
-    return Path(out) / "runs" / re.sub(r"^\.", "%2E", quote(recipe.name, safe=""))
+    """Where the runs of a recipe are: its name, with %xx for what has a meaning in paths, cut where it is too long."""
+    name = re.sub(r"^\.", "%2E", quote(recipe.name, safe=""))
+    if len(name) > 200:
+        name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return Path(out) / "runs" / name
 
 
 def read_rows(out: str | Path, recipes: Iterable[Recipe]) -> list[Row]:
@@ -146,7 +149,11 @@ def write_results(
     `unmade`: why a row lacks runs, by its recipe's name. Raises InputError before anything is written where runs that
     differ in recipe or images would be averaged or compared.
     """
-    out, unmade = Path(out), unmade or {}
+    with owned(out):  # what is written later was read later
+        _write(Path(out), groups, unmade or {})
+
+
+def _write(out: Path, groups: Mapping[str, Group], unmade: Mapping[str, str]) -> None:
     lines: list[Line] = []
     sections = []
     for key, group in groups.items():
@@ -159,22 +166,21 @@ def write_results(
         if against:
             about = f"Each row is compared with {_link(against)} ({_percent(against.mean)}%, n = {len(against.runs)})."
         lacking = [
-            f"- **{_escape(r.name)}** {'lacks runs' if r in found else 'was not run'}: {_escape(unmade[r.name])}."
+            f"- **{markdown(r.name)}** {'lacks runs' if r in found else 'was not run'}: {markdown(unmade[r.name])}."
             for r in group.recipes
             if r.name in unmade
         ]
         if rows or lacking:
-            sections += [f"## {_escape(group.title)}", about, _table(rows, steps), "\n".join(lacking)]
+            sections += [f"## {markdown(group.title)}", about, _table(rows, steps), "\n".join(lacking)]
     made = [row for _, row, _ in lines]
     parts = ["# Results", _made_by(made), HOW, *sections, _best_epoch([row for key, row, _ in lines if key == "table"])]
     if made:
         parts.insert(3, "![Accuracy by row](results.png)")
         shown = [row for key, row, _ in lines if key in ("table", "improved")] or made
         figure = plots.rows([(row.recipe.name, row.accuracies, row.published) for row in shown], "Accuracy by row")
-        with atomic_file(out / "results.png") as tmp:
-            figure.savefig(tmp, format="png", dpi=150)
-    write_bytes(out / "results.md", ("\n\n".join(part.strip() for part in parts if part) + "\n").encode())
-    write_bytes(out / "results.csv", _csv(lines).encode())
+        write_bytes(out / "results.png", plots.to_bytes(figure))
+    write_text(out / "results.md", "\n\n".join(part.strip() for part in parts if part) + "\n")
+    write_text(out / "results.csv", _csv(lines))
 
 
 def _table(rows: list[Row], steps: list[Step]) -> str:
@@ -205,15 +211,14 @@ def _cells(row: Row, step: Step) -> dict[str, str]:
 
 
 def _csv(lines: list[Line]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    text = [csv_line(COLUMNS)]
     for key, row, step in lines:
-        values = [key, row.recipe.name, row.published, len(row.runs), row.mean, row.sd, *row.interval, row.reproduced]
-        values += [step.before and step.before.recipe.name, *astuple(step.change), step.p, step.verdict]
+        against = step.before and csv_cell(step.before.recipe.name)
+        values = [key, csv_cell(row.recipe.name), row.published, len(row.runs), row.mean, row.sd, *row.interval]
+        values += [row.reproduced, against, *astuple(step.change), step.p, step.verdict]
         values += [row.seconds, " ".join(map(str, row.accuracies))]
-        writer.writerow(["" if v is None or v != v else v for v in values])
-    return text.getvalue()
+        text.append(csv_line("" if v is None or v != v else v for v in values))
+    return "".join(text)
 
 
 def _made_by(rows: list[Row]) -> str:
@@ -241,12 +246,7 @@ def _best_epoch(rows: list[Row]) -> str:
 
 
 def _link(row: Row) -> str:
-    return f"[{_escape(row.recipe.name)}](runs/{quote(row_folder('', row.recipe).name)})"
-
-
-def _escape(text: str) -> str:
-    """Text as markdown shows it, on one line and without markup."""
-    return re.sub(r"([\\`*|$<\[\]])", r"\\\1", " ".join(text.split()))
+    return f"[{markdown(row.recipe.name)}](runs/{quote(row_folder('', row.recipe).name)})"
 
 
 def _percent(x: float, sign: str = "") -> str:

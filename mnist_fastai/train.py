@@ -1,18 +1,15 @@
 """A recipe in, a run directory out."""
 
-import hashlib
 import io
 import math
 import platform
 import secrets
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import fastai.callback.progress  # noqa: F401  Learner.no_bar
@@ -24,18 +21,18 @@ from fastai.learner import Learner
 from rich.console import Console
 from torch import nn
 
-from . import __version__, plots
+from . import plots
 from .callbacks import ProgressBar, RunRecorder, SeedEpoch, say
-from .checkpoint import CHECKPOINT, Checkpoint, weights_of
+from .checkpoint import find_checkpoints, load_checkpoint, weights_of
 from .dataloader import EVAL_BATCH, dataloaders, empty_dataloaders, find_normalize
 from .datasets import Data, load_data
 from .errors import InputError
 from .evaluation import forward, metrics
-from .files import atomic_file, check_new, write_bytes, write_json
+from .files import owned, temporary_folder, write_bytes
 from .learner import check_data, find_device, find_schedule, make_learner, read_data, write_learner
 from .recipes import Recipe
 from .resolve import describe
-from .run import Run
+from .run import FORMAT, Run, check_new, versions
 
 SAMPLE = 20  # images of each class that are kept in the run
 _one_at_a_time = threading.Lock()  # the generators that fastai and torch draw from are the process's
@@ -80,6 +77,7 @@ def fit(
         learner = passed.learner(recipe, data, target)
         stats = find_normalize(recipe.normalize if normalize is None else normalize)
         facts = {
+            "format": FORMAT,
             "id": secrets.token_hex(8),
             "classes": data.classes,
             "splits": data.digests,
@@ -106,13 +104,10 @@ def resume(
     """
     run = Run(path)
     if run.finished:
-        say(console, f"{run.path} is finished already, with {run.metrics['accuracy']:.2%}")
-        return run
+        return _said_finished(run, console)
     if run.recipe.imports and not allow_import:
         names = ", ".join(run.recipe.imports.values())
         raise InputError(f"{run.path} needs {names}, which is code; give --allow-import if you trust it")
-    for partial in run.path.glob(".*.partial"):  # of a process that was killed while it wrote
-        partial.unlink(missing_ok=True)
     passed = Passed(**given)
     before, now = run.facts.get("passed", {}), passed.described()
     if before != now:
@@ -135,8 +130,8 @@ def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = N
     few = {"valid": data.valid[: 2 * EVAL_BATCH], "test": data.test[: 2 * EVAL_BATCH]}
     data = replace(data, train=data.train[: 2 * recipe.batch_size], **few)
     short = replace(recipe, num_epochs=min(recipe.num_epochs, 1), valid_fraction=0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        return fit(short, out=Path(folder) / "run", device=device, console=console, data=data).metrics
+    with temporary_folder() as folder:
+        return fit(short, out=folder / "run", device=device, console=console, data=data).metrics
 
 
 class Passed:
@@ -185,8 +180,21 @@ def _exclusive():
 
 
 def _train(run: Run, learner: Learner, passed: Passed, data: Data, console: Console | None) -> Run:
+    with owned(run.path):
+        if not run.finished:
+            return _continue(run, learner, passed, data, console)
+    return _said_finished(run, console)  # by another process, which was waited for
+
+
+def _said_finished(run: Run, console: Console | None) -> Run:
+    run.clean()
+    say(console, f"{run.path} is finished already, with {run.metrics['accuracy']:.2%}")
+    return run
+
+
+def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: Console | None) -> Run:
     recipe, device = run.recipe, learner.dls.device
-    checkpoint = Checkpoint(run.path) if (run.path / CHECKPOINT).exists() else None
+    checkpoint = load_checkpoint(run)
     if checkpoint:
         checkpoint.restore_weights(learner)
     recorder = RunRecorder(run, passed.recorded, console, checkpoint)
@@ -213,10 +221,10 @@ def _train(run: Run, learner: Learner, passed: Passed, data: Data, console: Cons
         if recorder.failure:
             raise recorder.failure
         return _finish(run, learner, recorder, data, console)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"stopped after {len(recorder.history)} of {recipe.num_epochs} epochs; continue with `{run.how_to_resume}`"
-        ) from None
+    except KeyboardInterrupt as e:
+        done = f"stopped after {len(recorder.history)} of {recipe.num_epochs} epochs"
+        e.args = (f"{done}; continue with `{run.how_to_resume}`",)
+        raise
 
 
 def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, console: Console | None) -> Run:
@@ -230,8 +238,7 @@ def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, conso
     _save_array(run.path / "predictions.npy", np.save, arr=predictions)
     order = torch.cat([(reported.labels == i).nonzero()[:SAMPLE, 0] for i in range(len(data.classes))]).sort().values
     _save_array(run.sample, np.savez_compressed, images=reported.images[order], labels=reported.labels[order])
-    weights = safetensors.torch.save(weights_of(learner.model))
-    write_bytes(run.path / "model.safetensors", weights)
+    write_bytes(run.path / "model.safetensors", safetensors.torch.save(weights_of(learner.model)))
     device = learner.dls.device
     learner.dls = empty_dataloaders(data.classes, run.normalize, device=device)  # no augmentation, which may not pickle
     try:
@@ -239,8 +246,7 @@ def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, conso
     except InputError as e:
         say(console, f"no learner.pkl: {e}")
     title = f"{recipe.name}, seed {recipe.seed}: {scores['accuracy']:.2%} of {scores['images']:,} images"
-    with atomic_file(run.path / "curves.png") as tmp:
-        plots.curves(recorder.history, title).savefig(tmp, format="png", dpi=150)
+    write_bytes(run.path / "curves.png", plots.to_bytes(plots.curves(recorder.history, title)))
     if recorder.history:
         run.write_history(recorder.history)
     epochs = len(recorder.history)
@@ -253,15 +259,14 @@ def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, conso
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in learner.model.parameters()),
-        "versions": {"mnist_fastai": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "torchvision", "fastai", "numpy")},
+        "versions": versions(),
         "processor": platform.machine(),
         "git_commit": git_commit(),
-        "sha256": {"model.safetensors": hashlib.sha256(weights).hexdigest()},
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    write_json(run.path / "metrics.json", scores | facts)
-    (run.path / CHECKPOINT).unlink(missing_ok=True)
+    run.write_metrics(scores | facts)
+    for path in find_checkpoints(run.path):
+        path.unlink(missing_ok=True)
     say(
         console,
         f"{scores['accuracy']:.2%} of the {scores['images']:,} {split} images right, in {facts['seconds']:.0f} s",
@@ -284,7 +289,9 @@ def git_commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*args):
-        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", here, *args], capture_output=True, encoding="utf-8", check=True
+        ).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # a virtual environment may lie in another repository

@@ -2,6 +2,7 @@
 
 import filecmp
 import gzip
+import json
 import os
 import re
 import resource
@@ -77,6 +78,13 @@ def tree(folder: Path) -> dict[str, bytes]:
 def same_weights(a: Path, b: Path) -> bool:
     """Whether two run directories have the same weights; pytest would take minutes to show how bytes differ."""
     return filecmp.cmp(a / "model.safetensors", b / "model.safetensors", shallow=False)
+
+
+def forget_digests(path: Path, **changes) -> None:
+    """Make a run one whose files were never recorded, as older ones are, and change its metrics."""
+    metrics, facts = (json.loads((path / name).read_text("utf-8")) for name in ("metrics.json", "run.json"))
+    (path / "metrics.json").write_text(json.dumps(metrics | {"sha256": {}} | changes))
+    (path / "run.json").write_text(json.dumps(facts | {"format": 1}))
 
 
 def without_seconds(history: list[dict]) -> list[dict]:
@@ -177,6 +185,14 @@ def python(*args, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
     """Run a fresh interpreter in a folder."""
     command = [sys.executable, *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120, **kwargs)
+
+
+def cpu_seconds(*command, cwd: Path) -> float:
+    """The processor's time that a process takes: another one beside it makes it end later, but hardly busier."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def start_cli(*args, cwd: Path) -> subprocess.Popen:

@@ -2,27 +2,37 @@
 
 import gzip
 import hashlib
+import io
+import json
 import math
+import os
+import random
 import re
+import shutil
+import signal
 import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
 
 import fastai.vision.all  # noqa: F401  as a fastai user has it; without, show_results draws a figure an image
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES, TEST, TRAIN, assert_one_sentence, idx, write_idx_folder
+from conftest import DEVICES, TEST, TRAIN, assert_one_sentence, idx, python, write_idx_folder
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import Transform
 from fastai.data.transforms import IndexSplitter, ItemGetter, Normalize
 from fastai.interpret import ClassificationInterpretation
 from fastai.vision.core import PILImageBW, TensorImageBW
 from fastai.vision.data import ImageBlock
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from sklearn.metrics import confusion_matrix
 
 from mnist_fastai import Data, Split, dataloaders, datasets, load_data, load_run
-from mnist_fastai.datasets import EMBEDDED
+from mnist_fastai.dataloader import MNISTImage
+from mnist_fastai.datasets import EMBEDDED, folders
+from mnist_fastai.datasets import idx as idx_module
 from mnist_fastai.datasets.idx import read_idx
 from mnist_fastai.errors import InputError
 
@@ -38,6 +48,34 @@ def refused(call, *args, **kwargs) -> str:
         call(*args, **kwargs)
     assert_one_sentence(str(error.value))
     return str(error.value)
+
+
+@contextmanager
+def deadline(seconds: float = 10):
+    """Fail, rather than wait for ever as one does for a named pipe."""
+
+    def late(*_):
+        pytest.fail(f"no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def memory(limit: float):
+    """Fail where the memory that is taken inside goes beyond `limit` bytes."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < limit
 
 
 # --- IDX files ----------------------------------------------------------------------------------------------------
@@ -143,13 +181,78 @@ def test_read_idx_refuses_a_missing_file(tmp_path):
 @pytest.mark.parametrize("dims", [(2**32 - 1,) * 3, (2**32 - 1, 28, 28), (2**32 - 1,)], ids=str)
 def test_read_idx_believes_no_absurd_header(tmp_path, dims):
     path = tmp_path / "x"
-    path.write_bytes(bytes([0, 0, 8, len(dims)]) + b"".join(d.to_bytes(4, "big") for d in dims) + b"123")
-    tracemalloc.start()
-    try:
+    path.write_bytes(header(*dims) + b"123")
+    with memory(2**20):
         refused(read_idx, path)
-        assert tracemalloc.get_traced_memory()[1] < 2**20  # bytes at the peak
-    finally:
-        tracemalloc.stop()
+
+
+def header(*dims: int, code: int = 8) -> bytes:
+    return bytes([0, 0, code, len(dims)]) + b"".join(d.to_bytes(4, "big") for d in dims)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gz"])
+@pytest.mark.parametrize("dims", [(0,), (0, 28, 28), (100, 0), (0, *[2**32 - 1] * 3), (2**32 - 1, 0)], ids=str)
+def test_read_idx_refuses_a_set_that_holds_nothing(tmp_path, dims, pack):
+    (tmp_path / "x").write_bytes(pack(header(*dims)))
+    assert f"holds nothing: its header promises {dims}" in refused(read_idx, tmp_path / "x")
+
+
+def test_a_damaged_header_is_refused_or_gives_a_valid_array(tmp_path):
+    rng, path = random.Random(0), tmp_path / "x"
+    outcomes = set()
+    for _ in range(400):
+        content = bytearray(idx(np.arange(24, dtype=rng.choice(["u1", "i2", "f8"])).reshape(2, 3, 4)))
+        if rng.random() < 0.5:
+            dims = (rng.choice([0, 1, 2, 28, 2**16, 2**31, 2**32 - 1]) for _ in range(rng.randint(0, 4)))
+            content = bytearray(header(*dims, code=rng.choice([8, 9, 11, 12, 13, 14])) + bytes(rng.randint(0, 16)))
+        for _ in range(rng.randint(0, 3)):
+            content[rng.randrange(min(len(content), 16))] = rng.choice([0, 1, 2, 3, 127, 128, 255])
+        content = content[: rng.randrange(len(content))] if rng.random() < 0.2 else content
+        path.write_bytes(gzip.compress(content, 1) if rng.random() < 0.3 else content)
+        try:
+            array = read_idx(path)
+        except InputError as e:
+            assert_one_sentence(str(e))
+            outcomes.add("refused")
+        else:
+            assert array.size
+            assert array.dtype.isnative
+            outcomes.add("read")
+    assert outcomes == {"refused", "read"}
+
+
+@pytest.mark.parametrize("pack", [bytes, lambda content: gzip.compress(content, 1)], ids=["plain", "gz"])
+@pytest.mark.parametrize("dtype", ["u1", "f8"])
+def test_read_idx_takes_no_more_memory_than_its_array(tmp_path, dtype, pack):
+    size = 2**23  # bytes
+    (tmp_path / "x").write_bytes(pack(idx(np.arange(size // np.dtype(dtype).itemsize).astype(dtype))))
+    with memory(1.2 * size + 2**22):
+        read_idx(tmp_path / "x")
+
+
+def test_read_idx_compares_a_files_size_with_its_header_before_it_reads(tmp_path):
+    with open(tmp_path / "x", "wb") as f:
+        f.write(header(10**4, 28, 28))
+        f.truncate(2**30)  # with a hole, which takes no room
+    with memory(2**20):
+        assert "goes on after" in refused(read_idx, tmp_path / "x")
+
+
+def test_read_idx_refuses_a_gzip_file_that_promises_far_more_than_its_size(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(gzip.compress(idx(np.zeros(2**22, np.uint8))))
+    assert read_idx(tmp_path / "x").shape == (2**22,)
+    monkeypatch.setattr(idx_module, "CHECKED_BYTES", 2**20)
+    with memory(2**20):
+        assert "promises (4194304,)" in refused(read_idx, tmp_path / "x")
+
+
+def test_a_digest_takes_no_second_copy_of_the_images(small):
+    images, labels = small.train.images.repeat(20, 1, 1), torch.arange(0, 24000, 2)
+    split = Split(images, torch.arange(24000)[::2])  # not contiguous
+    with memory(2**20):
+        digest = split.digest
+    assert digest == hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    assert Split().digest == hashlib.sha256().hexdigest()
 
 
 def test_read_idx_holds_a_file_to_its_digest(tmp_path):
@@ -234,6 +337,65 @@ def test_classes_txt_names_the_classes_in_its_own_order(tmp_path, small):
     assert dls.valid_ds[0][1].item() == small.test.labels[0]
 
 
+ODD = "a\tb", "c\0d", "\x1b[31mred", "e\x0cf", "g\x1ch", "i\x85j", "k\u2028l", "=1+1", "é", "two  words"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "bom"])
+def test_classes_txt_has_one_name_per_line_whatever_characters_are_in_it(tmp_path, small, end, mark):
+    write_idx_folder(tmp_path, small)
+    text = mark + end.join(f" {name}\t" for name in ODD) + end + end
+    (tmp_path / "classes.txt").write_bytes(text.encode())
+    data = load_data(tmp_path)
+    assert data.classes == ODD
+    assert tuple(json.loads(json.dumps(data.classes))) == ODD
+
+
+def test_a_label_of_255_needs_256_names(tmp_path, small):
+    high = Data(*(Split(s.images, s.labels + 246) for s in (small.train, small.test)), tuple(range(256)))
+    (write_idx_folder(tmp_path, high) / "classes.txt").write_text("a\nb\n")
+    assert "each class once, 256 in all" in refused(load_data, tmp_path)
+
+
+def test_folders_and_hidden_files_with_the_names_of_idx_files_are_passed_over(tmp_path, small):
+    write_idx_folder(tmp_path, small)
+    (tmp_path / "train-images.idx3-ubyte").mkdir()
+    (tmp_path / "._train-images-idx3-ubyte").write_bytes(b"\0\5\x16\7")  # as macOS leaves them on other disks
+    assert load_data(tmp_path).digests == small.digests
+
+
+def test_a_folder_in_the_place_of_an_idx_file_is_none(tmp_path, small):
+    path = write_idx_folder(tmp_path, small) / "train-images-idx3-ubyte"
+    path.unlink()
+    path.mkdir()
+    assert "no file for the train images" in refused(load_data, tmp_path)
+    for path in tmp_path.glob("*-ubyte"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.mkdir()
+    refused(load_data, tmp_path)
+
+
+def _link(target):
+    def link(path):
+        path.symlink_to(target)
+
+    return link
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "classes.txt"])
+@pytest.mark.parametrize(
+    "put",
+    [os.mkfifo, _link("/dev/zero"), _link("nowhere"), _link("classes.txt"), _link("/proc/self/mem")],
+    ids=["fifo", "endless", "broken-link", "link-to-itself", "unreadable"],
+)
+def test_what_is_no_readable_file_is_refused_by_name(tmp_path, small, name, put):
+    path = write_idx_folder(tmp_path, small) / name
+    path.unlink(missing_ok=True)
+    put(path)
+    with deadline(), memory(2**24):
+        assert str(path) in refused(load_data, tmp_path)
+
+
 def test_labels_that_do_not_begin_at_0_keep_their_names(tmp_path, small):
     later = Data(*(Split(s.images, s.labels + 3) for s in (small.train, small.test)), tuple(range(13)))
     data = load_data(write_idx_folder(tmp_path, later))
@@ -255,12 +417,16 @@ IMAGES, IMAGE_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (IMAGES, idx(np.zeros((0, 28, 28), "u1")), r"\(0, 28, 28\)"),
         (IMAGES, idx(np.zeros((TRAIN - 1, 28, 28), "u1")), "599 images.*600 labels"),
         (IMAGE_LABELS, idx(np.zeros((TRAIN, 2), "u1")), "not a label an image"),
+        (IMAGE_LABELS, idx(np.zeros((TRAIN, 0), "i4")), r"\(600, 0\)"),
         (IMAGE_LABELS, idx(np.zeros(TRAIN, "f4")), "not a label an image"),
         (IMAGE_LABELS, idx(np.full(TRAIN, -1, "i1")), "not a label an image"),
         ("test-images-idx3-ubyte", idx(np.zeros((TEST, 28, 28), "u1")), "2 files .*t10k-images.*test-images"),
         ("classes.txt", b"zero\none\n", "10 in all"),
         ("classes.txt", b"a\na\nb\nc\nd\ne\nf\ng\nh\ni\nj\n", "each class once"),
         ("classes.txt", b"\xff\xfe0\0", "classes.txt"),
+        ("classes.txt", b"\xed\xb3\xa9\n" * 10, "UTF-8"),
+        ("classes.txt", b"0123456789\n" * 10**5, "too large"),
+        ("classes.txt", b"", "10 in all"),
     ],
     ids=[
         "no-images",
@@ -271,12 +437,16 @@ IMAGES, IMAGE_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         "none",
         "count",
         "table",
+        "table-of-nothing",
         "float-labels",
         "negative",
         "two",
         "too-few-names",
         "name-twice",
         "not-text",
+        "surrogates",
+        "endless-names",
+        "no-names",
     ],
 )
 def test_folder_with_a_file_that_does_not_fit_is_refused_by_name(tmp_path, small, name, content, message):
@@ -291,6 +461,44 @@ def test_folder_with_a_file_that_does_not_fit_is_refused_by_name(tmp_path, small
 def test_no_folder_a_file_and_an_empty_folder_are_refused(tmp_path, make):
     make(tmp_path / "set")
     assert str(tmp_path / "set") in refused(load_data, tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800", "é" * 200 + "/x"], ids=["long", "nul", "half", "below"])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path, name):
+    for source in (tmp_path / name, str(tmp_path / name)):
+        assert "no folder" in refused(load_data, source)
+
+
+def _not_listed(folder, monkeypatch):
+    def iterdir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+
+
+def _removed_meanwhile(folder, monkeypatch):
+    monkeypatch.setattr(datasets, "idx_files", lambda _: shutil.rmtree(folder))
+
+
+def _images_removed_meanwhile(folder, monkeypatch):
+    walk = folders.walk
+    monkeypatch.setattr(folders, "walk", lambda path: [(p, p.unlink())[0] for p in walk(path)])
+
+
+def _nested_too_deep(folder, monkeypatch):
+    def walk(path):
+        return walk(path)
+
+    monkeypatch.setattr(folders, "walk", walk)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_not_listed, _removed_meanwhile, _images_removed_meanwhile, _nested_too_deep], ids=lambda f: f.__name__
+)
+def test_a_folder_that_cannot_be_read_to_its_end_is_refused(images, monkeypatch, spoil):
+    with monkeypatch.context() as patch:
+        spoil(images, patch)
+        assert str(images) in refused(load_data, images)
 
 
 # --- folders of images --------------------------------------------------------------------------------------------
@@ -363,6 +571,109 @@ def test_colour_and_other_sizes_become_grey_28_by_28(images):
     assert after.train.images.shape == before.train.images.shape
     change = (after.train.images.float() - before.train.images.float()).abs().flatten(1).mean(1)  # grey levels
     assert 0 < change.max() < 5
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda path: load_data(path.parents[2]), MNISTImage.create, lambda path: MNISTImage.create(path.read_bytes())],
+    ids=["folder", "path", "bytes"],
+)
+def test_no_picture_starts_a_program(images, monkeypatch, read):
+    started = []
+
+    def start(*args, **_):
+        started.append(args)
+        raise OSError
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", start)
+    path = images / "training" / "5" / "00000.png"
+    path.write_bytes(EPS)
+    assert "remove" in refused(read, path)
+    assert not started
+
+
+def test_jpeg_2000_is_read(images, small):
+    path = images / "training" / "5" / "00000.png"
+    path.unlink()
+    Image.fromarray(small.train.images[0].numpy()).save(path.with_suffix(".jp2"))  # lossless by default
+    assert same(load_data(images).train, by_class(small.train[:100]))
+
+
+def test_images_are_in_the_order_of_their_paths_at_every_depth(images, small):
+    folder = images / "training" / "5"
+    names = "b/z.png", "b.png", "b/a/x.png", "A.PNG", "b-.png", ".hidden/x.png", "b/.x.png"
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), i).save(folder / name)
+    train = load_data(images).train
+    order = train.images[train.labels == 5][-5:, 0, 0].tolist()
+    assert [names[i] for i in order] == ["A.PNG", "b/a/x.png", "b/z.png", "b-.png", "b.png"]
+    assert order == [i for _, i in sorted((Path(name), i) for i, name in enumerate(names) if i in order)]
+
+
+@pytest.mark.parametrize(("link", "target"), [("loop", "."), ("sub/loop", ".."), ("sub/loop", "../../5/sub")])
+def test_a_class_folder_with_a_link_to_itself_is_read_once(images, link, target):
+    digests, folder = load_data(images).digests, images / "training" / "5"
+    (folder / "sub").mkdir()
+    (folder / link).symlink_to(target)
+    assert (folder / link).is_dir()
+    with deadline():
+        assert load_data(images).digests == digests
+
+
+def test_a_link_to_a_folder_of_images_is_followed(images):
+    digests, folder = load_data(images).digests, images / "training" / "5"
+    folder.rename(images / "elsewhere")
+    folder.mkdir()
+    (folder / "all").symlink_to("../../elsewhere")
+    assert load_data(images).digests == digests
+
+
+def test_a_fifo_and_a_device_in_a_class_folder_are_no_images(images):
+    digests = load_data(images).digests
+    os.mkfifo(images / "training" / "5" / "fifo.png")
+    (images / "training" / "5" / "zero.png").symlink_to("/dev/zero")
+    with deadline():
+        assert load_data(images).digests == digests
+
+
+@pytest.mark.parametrize(("name", "limit"), [("MAX_BYTES", 100), ("MAX_PIXELS", 28 * 28 - 1)])
+def test_an_image_that_is_too_large_is_refused_by_name(images, monkeypatch, name, limit):
+    monkeypatch.setattr(folders, name, limit)
+    error = refused(load_data, images)
+    assert str(images / "testing" / "0") in error or str(images / "training" / "0") in error
+
+
+def test_class_folders_whose_names_are_no_text_keep_them(images):
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        for split in ("training", "testing"):
+            (images / split / "5").rename(images / split / name)
+    except OSError:
+        pytest.skip("a file system whose names are all text")
+    data = load_data(images)
+    assert name in data.classes
+    assert tuple(json.loads(json.dumps(data.classes))) == data.classes
+    assert os.fsencode(data.classes[-1]) == b"caf\xe9"
+    (images / "training" / name / "00000.png").write_bytes(b"x")
+    assert name in refused(load_data, images)
+
+
+def test_no_file_is_read_in_the_encoding_of_the_machine(tmp_path, small):
+    (write_idx_folder(tmp_path, small) / "classes.txt").write_text("\n".join(FASHION))
+    (tmp_path / "mine.toml").write_text("arch = 'lenet'")
+    code = """
+import warnings
+from mnist_fastai import load_data, load_recipe
+import mnist_fastai.datasets
+warnings.simplefilter("error", EncodingWarning)
+load_data(), load_data("."), load_recipe("mine.toml")
+"""
+    done = python("-X", "warn_default_encoding", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_hidden_folders_and_other_files_are_no_classes(images):
@@ -716,3 +1027,28 @@ def _sixteen_bit(path):
 def test_predict_refuses_pixels_of_unknown_range(learner, digit, give):
     with pytest.raises(ValueError, match="8-bit"):
         learner.predict(give(digit))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.unlink(), "no file"),
+        (lambda path: path.write_bytes(b"not an image"), "no image"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-60]), "truncated"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+    ],
+    ids=["missing", "no-image", "truncated", "fifo", "folder"],
+)
+def test_predict_refuses_what_is_no_image_by_name(digit, spoil, message):
+    spoil(digit)
+    with deadline():
+        error = refused(MNISTImage.create, digit)
+    assert str(digit) in error
+    assert message in error
+
+
+def test_an_image_is_made_of_bytes_and_of_a_file_that_is_open(digit):
+    content, expected = digit.read_bytes(), np.asarray(MNISTImage.create(digit))
+    for source in (content, io.BytesIO(content)):
+        assert np.array_equal(np.asarray(MNISTImage.create(source)), expected)

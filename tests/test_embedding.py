@@ -71,8 +71,16 @@ def test_what_can_be_mapped_gives_finite_positions(pixels, change):
 @pytest.mark.parametrize(
     ("change", "perplexity", "message"),
     [
-        (lambda x: np.where(np.arange(150)[:, None] == 7, np.nan, x), None, "1 of 150 images are NaN or infinite"),
-        (lambda x: np.where(np.arange(150)[:, None] < 2, np.inf, x), None, "2 of 150 images are NaN or infinite"),
+        (
+            lambda x: np.where(np.arange(150)[:, None] == 7, np.nan, x),
+            None,
+            "1 of 150 images are NaN, infinite or too large",
+        ),
+        (
+            lambda x: np.where(np.arange(150)[:, None] < 2, np.inf, x),
+            None,
+            "2 of 150 images are NaN, infinite or too large",
+        ),
         (lambda x: np.zeros_like(x), None, "all 150 images are the same"),
         (lambda x: x[:9], None, "10 points or more, and here are 9"),
         (lambda x: x[:0], None, "10 points or more, and here are 0"),
@@ -191,5 +199,100 @@ def test_new_points_with_other_features_are_refused(map, pixels):
     with pytest.raises(InputError, match=r"784 features.*not 100") as error:
         transform(map, pixels[:, :100])
     assert_one_sentence(str(error.value))
-    with pytest.raises(InputError, match="all finite"):
+    bad = int((pixels > 0.9).any(1).sum())
+    with pytest.raises(InputError, match=f"{bad} of 150 images are NaN, infinite or too large"):
         transform(map, np.where(pixels > 0.9, np.nan, pixels))
+
+
+def scaled(features: np.ndarray, by: float, dtype) -> np.ndarray:
+    return (features.astype(np.float64) * by).astype(dtype)
+
+
+@pytest.mark.parametrize("dimensions", [5, 784])  # without and with a PCA before
+@pytest.mark.parametrize(
+    ("by", "dtype"),
+    [(1e30, "f4"), (1e18, "f4"), (1e30, "f8"), (1e140, "f8"), (1e200, "f8"), (np.finfo("f8").max, "f8")],
+)
+def test_features_beyond_what_distances_can_be_computed_of_are_refused(map, pixels, dimensions, by, dtype):
+    features = pixels[:60, 300 : 300 + dimensions] if dimensions < 784 else pixels[:60]
+    huge = scaled(features + 1, by / 2, dtype)
+    with pytest.raises(InputError, match="60 of 60 images are NaN, infinite or too large") as error:
+        embed(huge, iterations=SHORT)
+    assert_one_sentence(str(error.value))
+    one = scaled(features, 1, dtype)
+    one[7, 3] = -by
+    with pytest.raises(InputError, match="1 of 60 images are NaN, infinite or too large"):
+        embed(one, iterations=SHORT)
+    if dimensions == 784:
+        with pytest.raises(InputError, match="1 of 60 images are NaN, infinite or too large"):
+            transform(map, one)
+
+
+@pytest.mark.parametrize("dimensions", [5, 784])
+@pytest.mark.parametrize(("by", "dtype"), [(1e-30, "f4"), (1e-40, "f4"), (1e-200, "f8"), (1e-310, "f8"), (0, "f2")])
+def test_features_that_differ_by_nothing_to_speak_of_are_taken_as_the_same(pixels, dimensions, by, dtype):
+    with pytest.raises(InputError, match="all 60 images are the same"):
+        embed(scaled(pixels[:60, 300 : 300 + dimensions], by, dtype), iterations=SHORT)
+
+
+def test_one_point_that_differs_by_nothing_to_speak_of_is_taken_as_the_same():
+    features = np.zeros((60, 5), np.float32)
+    features[7] = 1e-30
+    with pytest.raises(InputError, match="all 60 images are the same"):
+        embed(features, iterations=SHORT)
+
+
+def constant_but_one(value: float, difference: float) -> np.ndarray:
+    features = np.full((40, 1), value, np.float32)
+    features[7] += np.float32(difference)
+    return features
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: scaled(x, 1e11, "f4"),
+        lambda x: scaled(x, 1e11, "f8"),
+        lambda x: scaled(x, 1e-13, "f4"),
+        lambda x: scaled(x, 1e-13, "f8"),
+        lambda x: scaled(x, 6e4, "f2"),
+        lambda x: scaled(x, 255, "u1"),
+        lambda x: x > 0.5,
+        lambda x: np.where((np.arange(60)[:, None] == 7) & (np.arange(784) == 3), 1e12, x).astype("f4"),
+        lambda x: np.where((np.arange(60)[:, None] == 7) & (np.arange(784) == 3), 1e12, x[:, 300:301] * 1e-20),
+        lambda x: x.astype(np.float64) * 1e-3 + 1e10,
+        lambda x: constant_but_one(1000, 0.005),
+        lambda x: constant_but_one(3e5, 0.1),
+        lambda x: constant_but_one(7e6, 300),
+        lambda x: constant_but_one(9e9, 8e6),
+    ],
+    ids=[
+        "1e11-float32",
+        "1e11-float64",
+        "1e-13-float32",
+        "1e-13-float64",
+        "float16",
+        "uint8",
+        "bool",
+        "one-huge",
+        "one-huge-among-tiny",
+        "far-from-zero",
+        *(f"constant-but-one-{value}" for value in ("1e3", "3e5", "7e6", "9e9")),
+    ],
+)
+def test_whatever_is_taken_gives_finite_positions(pixels, change):
+    features = change(pixels[:60])
+    result = embed(features, iterations=SHORT)
+    assert np.isfinite(result.positions).all()
+    assert np.ptp(result.positions, axis=0).max() > 0
+    for new in (features, np.zeros_like(features)):
+        assert np.isfinite(transform(result, new)).all()
+
+
+def test_a_small_variance_far_from_zero_is_not_lost():
+    rng = np.random.default_rng(0)
+    near = np.round(rng.normal(size=(600, 60)) * ([10] * 20 + [1] * 40))
+    far = (near + 2**20).astype(np.float32)  # exact
+    reduced, expected = reduce(far), reduce(near)
+    distances = [np.linalg.norm(x[:, None] - x[:50], axis=2) for x in (reduced, expected)]
+    np.testing.assert_allclose(*distances, atol=0.01)

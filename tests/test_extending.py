@@ -55,16 +55,17 @@ expected = load_run(run.path, **model)
 with expected.no_bar():
     name, index, probabilities = expected.predict(image)
 assert name in run.classes
-for format in ("learner", "onnx", "torch-export", "safetensors"):
+for format in FORMATS:
     exported = export(Run(run.path), format, "out", **data, **model)
 learner = load_learner("out/learner.pkl")
 with learner.no_bar():
     found = learner.predict(image)
 assert found[0] == name and abs(found[2] - probabilities).max() < 1e-5
-import onnxruntime
-session = onnxruntime.InferenceSession("out/model.onnx")
-onnx = session.run(["probabilities"], {"images": image[None]})[0][0]
-assert abs(onnx - probabilities.numpy()).max() < 1e-5
+if "onnx" in FORMATS:
+    import onnxruntime
+    session = onnxruntime.InferenceSession("out/model.onnx")
+    onnx = session.run(["probabilities"], {"images": image[None]})[0][0]
+    assert abs(onnx - probabilities.numpy()).max() < 1e-5
 print("done", *run.history[-1])
 """
 PASSED_NET = """
@@ -90,7 +91,8 @@ def test_example(tmp_path, name):
         body, _, call = rest.partition("\n\nrun")
         (tmp_path / "mynet.py").write_text(f"from torch import nn\n\nclass Net{body}\n")
         code = f"{head}from mynet import Net\nrun{call}"
-    (tmp_path / "example.py").write_text(HARNESS + code + AFTERWARDS)
+    formats = ("learner", "onnx", "torch-export", "safetensors") if name in ("A module", "Data") else ("learner",)
+    (tmp_path / "example.py").write_text(f"{HARNESS}{code}FORMATS = {formats}{AFTERWARDS}")
     done = python("example.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "done epoch train_loss valid_loss" in done.stdout
@@ -113,7 +115,7 @@ def test_names_on_the_command_line_are_found_in_the_current_folder(tmp_path, fol
     assert refused.returncode == 2
     assert "run needs mynet:Net, which is code; give --allow-import" in refused.stderr
     python("-c", PASSED_NET, str(folder), cwd=tmp_path)  # and of a module that was passed to fit
-    for run, format in (("run", "onnx"), ("run", "learner"), ("passed", "learner")):
+    for run, format in (("run", "onnx"), ("passed", "learner")):
         done = call("export", run, "--format", format, "--allow-import")
         assert done.returncode == 0, done.stderr
     done = call("tsne", "passed", "--allow-import", "--layer", "1", "--iterations", "20", "-q")

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import safetensors.torch
-from conftest import assert_one_sentence, full_disk, tree, write_idx_folder
+from conftest import assert_one_sentence, forget_digests, full_disk, tree, write_idx_folder
 from PIL import Image
 from torch import nn
 
@@ -316,14 +316,17 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(cli, run, arg
     assert tree(Path()) == {"file": b"x"}
 
 
-@pytest.mark.parametrize(("fill", "message"), [(0.0, "are the same"), (float("nan"), "NaN or infinite")])
+@pytest.mark.parametrize(
+    ("fill", "message"),
+    [(0.0, "trained: the features of .* are the same"), (float("nan"), "the predictions of .* are NaN")],
+)
 def test_a_dead_network_and_one_of_nans_are_refused_by_name(cli, run, tmp_path, fill, message):
     dead = shutil.copytree(run.path, tmp_path / "dead")
     weights = safetensors.torch.load_file(dead / "model.safetensors")
     safetensors.torch.save_file({k: v * 0 + fill for k, v in weights.items()}, dead / "model.safetensors")
+    forget_digests(dead)
     sentence = refused(cli("tsne", dead, "--out", "out", *FEW, "--quiet"))
-    assert "trained: the features of" in sentence
-    assert message in sentence
+    assert re.search(message, sentence)
     assert not Path("out").exists()
 
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -37,6 +40,10 @@ def test_defaults_are_the_published_tables_last_row():
         ("batch_size", 32.0),
         ("num_epochs", -1),
         ("num_epochs", 1.5),
+        ("batch_size", 10**6 + 1),
+        ("num_epochs", 10**6 + 1),
+        ("batch_size", "1\n2"),
+        ("momentum", [0.5]),
         ("seed", -1),
         ("seed", 2**32),
         ("valid_fraction", -0.1),
@@ -49,10 +56,80 @@ def test_a_value_that_no_training_could_use_is_refused_by_name(field, value):
         Recipe(**{field: value})
     assert_one_sentence(str(error.value))
     assert field.replace("_", " ") in str(error.value).replace("_", " ")
-    assert str(value) in str(error.value)
+    assert (repr(value) if isinstance(value, str) else str(value)) in str(error.value)
 
 
-@pytest.mark.parametrize(("field", "value"), [("num_epochs", 0), ("seed", 0), ("seed", 2**32 - 1), ("batch_size", 1)])
+HUGE = [10**400, -(10**400), 16**5000, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=["1e400", "-1e400", "16^5000", "inf", "-inf"])
+@pytest.mark.parametrize("field", [f.name for f in fields(Recipe)])
+def test_a_number_beyond_every_float_is_refused_by_name(field, value):
+    with pytest.raises(InputError) as error:
+        Recipe(**{field: value})
+    sentence = str(error.value)
+    assert_one_sentence(sentence)
+    assert field.replace("_", " ") in sentence
+    assert len(sentence) < 500
+
+
+def test_a_whole_number_is_taken_for_a_float():
+    recipe = Recipe(learning_rate=1, momentum=0)
+    assert (type(recipe.learning_rate), type(recipe.momentum)) == (float, float)
+    assert Recipe(learning_rate=10**300).learning_rate == 1e300
+
+
+@pytest.mark.parametrize(
+    "value", ["a\0b", "a\nb", "\x1b[31m", "\x85", "\u2028", "\ud800", os.fsdecode(b"\xff")], ids=ascii
+)
+@pytest.mark.parametrize("field", ["name", "arch", "opt", "augment"])
+def test_a_name_of_control_characters_or_halves_of_characters_is_refused(field, value):
+    value = value if field == "name" else f"package:{value}"
+    with pytest.raises(InputError, match="no text") as error:
+        Recipe(**{field: value})
+    assert_one_sentence(str(error.value))
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["é", "数字", "می\u200cخواهم", "👩\u200d🔬", "a b", "a/b", "..", "$x$", "=1+1", "x" * 1000]
+)
+def test_any_other_name_is_taken_and_comes_back_from_json(name):
+    recipe = Recipe(name)
+    assert recipe.name == name
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize("data", ["/a\nb", "/\x1b[31m", os.fsdecode(b"/caf\xe9"), "/" + "x" * 300], ids=ascii)
+def test_data_may_have_whatever_name_a_folder_can_have(data):
+    recipe = Recipe(data=data)
+    assert recipe.data == data
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_data_that_is_no_path_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"data 'a\\x00b'") as error:
+        Recipe(data="a\0b")
+    assert_one_sentence(str(error.value))
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(InputError, match=r"data 'digits'.*whole path") as error:
+        Recipe(data="digits")
+    assert_one_sentence(str(error.value))
+    assert Recipe(data="/digits").data == "/digits"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_epochs", 0),
+        ("num_epochs", 10**6),
+        ("seed", 0),
+        ("seed", 2**32 - 1),
+        ("batch_size", 1),
+        ("batch_size", 10**6),
+    ],
+)
 def test_the_limits_themselves_are_taken(field, value):
     assert getattr(Recipe(**{field: value}), field) == value
 
@@ -75,7 +152,7 @@ def test_a_missing_field_takes_its_default_and_an_unknown_one_is_refused_by_name
         Recipe.from_dict(values | {"colour": "red"})
 
 
-@pytest.mark.parametrize("version", [2, "1", None, True])
+@pytest.mark.parametrize("version", [2, "1", None, True, -1, 16**5000, [[]]], ids=lambda v: repr(type(v)))
 def test_another_format_is_refused(version):
     with pytest.raises(InputError, match="format"):
         Recipe.from_dict(Recipe().to_dict() | {"format": version})
@@ -165,6 +242,98 @@ def test_a_recipe_file_that_cannot_be_used_is_refused_by_name(tmp_path, text, me
         load_recipes(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@contextmanager
+def deadline(seconds: float = 5):
+    """Fail, rather than wait for ever."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"no end after {seconds} s"))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+DEEP = 10**5
+FILES = {
+    "huge-rate.toml": f"learning_rate = 1{'0' * 400}",
+    "huge-rate.json": f'{{"learning_rate": 1{"0" * 400}}}',
+    "huge-batch.toml": f"batch_size = 1{'0' * 400}",
+    "huge-epochs.json": f'{{"num_epochs": 1{"0" * 400}}}',
+    "digits.toml": f"seed = {'1' * 5000}",
+    "digits.json": f'{{"seed": {"1" * 5000}}}',
+    "hexadecimal.toml": f"seed = 0x{'f' * 5000}",
+    "hexadecimal-rate.toml": f"learning_rate = 0x{'f' * 5000}",
+    "hexadecimal-format.toml": f"format = 0x{'f' * 5000}",
+    "nan.toml": "learning_rate = nan",
+    "nan.json": '{"learning_rate": NaN}',
+    "infinite.json": '{"momentum": -1e999}',
+    "deep-array.toml": f"arch = {'[' * DEEP}",
+    "deep-table.toml": f"arch = {'{a = ' * DEEP}",
+    "deep-array.json": f'{{"arch": {"[" * DEEP}',
+    "deep-object.json": f'{{"arch": {chr(123) + chr(34) + "a" + chr(34) + ":"}' * DEEP,
+    "less-deep.json": f'{{"arch": {"[" * 900}{"]" * 900}}}',
+    "dotted.toml": f"arch.{'a.' * 30000}a = 1",
+    "dotted-table.toml": f"[{'a.' * 30000}a]",
+    "hundred-megabytes.json": None,
+    "hundred-megabytes.toml": None,
+    "base.toml": "base = ['improved']",
+    "base-number.json": '{"base": 3}',
+    "name.json": '{"name": "a\\u0000b"}',
+    "name-surrogate.json": '{"name": "\\ud800"}',
+    "table-name.toml": '["a\\nb"]\nseed = 1',
+    "name-type.json": '{"name": ["a"]}',
+    "data.json": '{"data": "a\\u0000b"}',
+    "field.json": '{"a\\nb": 1}',
+    "long-field.json": f'{{"{"x" * 10000}": 1}}',
+    "list.json": "[]",
+    "date.toml": "learning_rate = 1979-05-27",
+    "raw-nul.toml": "name = 'a\0b'",
+    "latin-1.toml": b"name = 'caf\xe9'",
+    "utf-16.json": "{}".encode("utf-16"),
+    "empty.json": "",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_recipe_file_of_any_content_is_refused_in_one_short_sentence_and_soon(tmp_path, name):
+    path, content = tmp_path / name, FILES[name]
+    if content is None:
+        with open(path, "wb") as f:
+            f.truncate(10**8)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with deadline(), pytest.raises(InputError) as error:
+        load_recipe(path)
+    sentence = str(error.value).replace(str(path), "FILE")
+    assert sentence.startswith("FILE ")
+    assert_one_sentence(sentence)
+    assert sentence.isprintable()
+    assert len(sentence) < 500
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda p: p.symlink_to("/dev/zero"), lambda p: p.symlink_to(p), Path.mkdir])
+def test_what_is_no_file_of_recipes_is_refused_by_name(tmp_path, put):
+    path = tmp_path / "mine.toml"
+    put(path)
+    with deadline(), pytest.raises(InputError, match=r"mine\.toml") as error:
+        load_recipe(path)
+    assert_one_sentence(str(error.value))
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".toml", "a\0b.toml", "a\0b", "\ud800.json", "x" * 300], ids=ascii)
+def test_a_name_that_no_file_can_have_is_refused(name):
+    for source in (name, Path(name)):
+        with pytest.raises(InputError):
+            load_recipe(source)
+
+
+def test_many_dots_in_a_comment_or_in_a_path_are_no_nesting(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"# {'.' * 500}\ndata = '{'../' * 30}digits'  # and back\n")
+    assert load_recipe(path).data == "/digits"
 
 
 @pytest.mark.parametrize("source", ["nameless", "nowhere.toml", "nowhere/"])

@@ -2,14 +2,16 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import assert_one_sentence, full_disk, same_weights, tree, without_seconds
 
-from mnist_fastai import Recipe, Run, fit, pretrained, resume
+from mnist_fastai import Recipe, Run, fit, load_run, pretrained, resume
+from mnist_fastai import run as run_module
 from mnist_fastai.errors import InputError, RunError
-from mnist_fastai.files import atomic_file, write_json
 
 
 def refused(error, call, *args, **kwargs) -> str:
@@ -19,47 +21,13 @@ def refused(error, call, *args, **kwargs) -> str:
     return str(caught.value)
 
 
-# --- whole files --------------------------------------------------------------------------------------------------
-
-
-def test_atomic_file_replaces_what_stood_there(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("before")
-    with atomic_file(path) as partial:
-        partial.write_text("after")
-        assert path.read_text() == "before", "not yet"
-    assert tree(tmp_path) == {"file": b"after"}
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("before", [{}, {"file": b"before"}])
-def test_atomic_file_that_is_broken_off_leaves_what_stood_there(tmp_path, error, before):
-    for name, content in before.items():
-        (tmp_path / name).write_bytes(content)
-
-    def write():
-        with atomic_file(tmp_path / "file") as partial:
-            partial.write_text("half")
-            raise error
-
-    with pytest.raises(error):
-        write()
-    assert tree(tmp_path) == before
-
-
-def test_atomic_file_on_a_full_disk_leaves_what_stood_there(tmp_path):
-    write_json(tmp_path / "file", "before")
-    before = tree(tmp_path)
-    with full_disk(1000):
-        error = refused(RunError, write_json, tmp_path / "file", "x" * 2000)
-    assert str(tmp_path / "file") in error
-    assert tree(tmp_path) == before
+# --- full disks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "limit", "epochs"),
     [
-        ("checkpoint.safetensors", 100_000, 2),
+        ("checkpoint-1.safetensors", 100_000, 2),
         ("model.safetensors", 100_000, 0),
         ("learner.pkl", 200_000, 0),
     ],
@@ -90,7 +58,7 @@ def test_a_full_disk_keeps_the_epochs_before(interrupted, run):
     before = tree(interrupted)
     with full_disk(100_000):
         error = refused(RunError, resume, interrupted, device="cpu")
-    assert "checkpoint.safetensors" in error
+    assert "checkpoint-3.safetensors" in error
     assert tree(interrupted) == before
     resumed = resume(interrupted, device="cpu")
     assert same_weights(interrupted, run.path)
@@ -110,7 +78,7 @@ def test_a_run_is_named_by_time_architecture_optimizer_and_seed(tmp_path, monkey
 @pytest.mark.parametrize(
     "occupy",
     [
-        lambda path: path.mkdir(),
+        lambda path: (path / "a").mkdir(parents=True),
         lambda path: path.write_text("x"),
         lambda path: path.symlink_to("nowhere"),
     ],
@@ -158,9 +126,10 @@ def test_a_recipe_file_that_is_none_is_refused_by_name(tmp_path, content):
 
 
 def finish(path, when: str):
-    run = Run.create(Recipe(), path)
-    write_json(path / "metrics.json", {"finished": when})
-    return run
+    """A copy of the shipped run that was finished at another time."""
+    shutil.copytree(pretrained(), path)
+    metrics = Run(path).metrics
+    Run(path).write_metrics(metrics | {"finished": when})
 
 
 def test_latest_is_the_run_that_was_finished_last(tmp_path, monkeypatch):
@@ -179,12 +148,15 @@ def test_latest_is_the_run_that_was_finished_last(tmp_path, monkeypatch):
     ("name", "content"),
     [("recipe.json", "{}"), ("recipe.json", "half"), ("metrics.json", "{}"), ("metrics.json", "half")],
 )
-def test_latest_passes_over_a_run_that_it_cannot_read(tmp_path, monkeypatch, name, content):
+def test_latest_passes_over_a_run_that_it_cannot_read_and_says_so(tmp_path, monkeypatch, caplog, name, content):
     monkeypatch.chdir(tmp_path)
     finish(tmp_path / "runs" / "a", "2025-01-01T00:00:00.000+00:00")
     finish(tmp_path / "runs" / "b", "2025-01-02T00:00:00.000+00:00")
     (tmp_path / "runs" / "b" / name).write_text(content)
     assert Run.latest().path.name == "a"
+    (said,) = caplog.messages
+    assert_one_sentence(said)
+    assert "runs/b is passed over" in said
 
 
 @pytest.mark.parametrize("with_unfinished", [False, True])
@@ -200,3 +172,39 @@ def test_an_unfinished_run_has_no_metrics_and_says_how_to_go_on(tmp_path):
     assert run.history == []
     with pytest.raises(InputError, match=re.escape(f"mnist-fa train --resume {run.path}")):
         _ = run.metrics
+
+
+# --- integrity ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", run_module.CHECKED)
+def test_a_flipped_bit_in_a_finished_run_is_found_where_it_is_read(run, tmp_path, name):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    reads = {
+        "run.json": lambda: Run(copy).classes,
+        "history.csv": lambda: Run(copy).history,
+        "predictions.npy": lambda: Run(copy).predictions,
+        "model.safetensors": lambda: load_run(copy),
+        "sample.npz": lambda: Run(copy).read("sample.npz"),
+    }
+    error = refused(InputError, reads.get(name, lambda: Run(copy)))
+    assert str(copy / name) in error
+
+
+def test_a_changed_number_in_metrics_is_found(run, tmp_path):
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    text = (copy / "metrics.json").read_text()
+    (copy / "metrics.json").write_text(text.replace('"images": 400', '"images": 401', 1))
+    assert "metrics.json" in refused(InputError, Run, copy)
+
+
+def test_every_run_of_the_results_and_the_shipped_one_can_be_read():
+    runs = [Run(path.parent) for path in (Path(__file__).parent.parent / "results").glob("runs/*/*/metrics.json")]
+    assert len(runs) >= 120
+    for each in [*runs, Run(pretrained())]:
+        assert each.metrics["accuracy"] > 0
+        assert len(each.predictions) == each.metrics["images"]
+    assert Run(pretrained()).metrics["sha256"].keys() == {*run_module.CHECKED, "metrics.json"}

@@ -8,19 +8,42 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TEST, TRAIN, CtrlC, assert_one_sentence, interrupt, tree, without_seconds, write_idx_folder
+from conftest import (
+    TEST,
+    TRAIN,
+    CtrlC,
+    assert_one_sentence,
+    interrupt,
+    same_weights,
+    tree,
+    without_seconds,
+    write_idx_folder,
+)
 from fastai.callback.core import Callback
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, log_loss
 
-from mnist_fastai import Data, Recipe, Run, dataloaders, fit, forward, load_data, load_run, make_learner, resume
+from mnist_fastai import (
+    Data,
+    Recipe,
+    Run,
+    checkpoint,
+    dataloaders,
+    fit,
+    forward,
+    load_data,
+    load_run,
+    make_learner,
+    resume,
+)
 from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.recipes import PASSED
 from mnist_fastai.train import dry_run
@@ -379,29 +402,90 @@ def test_resuming_a_finished_run_changes_nothing(run):
     assert tree(run.path) == before
 
 
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << position % 8
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "spoil",
-    [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"x" * 1000],
-    ids=["truncated", "empty", "garbage"],
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"x" * 1000),
+        lambda path: flip(path, -1000),
+        lambda path: flip(path, 300),
+    ],
+    ids=["truncated", "empty", "garbage", "a bit of a tensor", "a bit of the JSON"],
 )
-def test_a_damaged_checkpoint_is_refused_by_name_and_kept(interrupted, spoil):
-    path = interrupted / "checkpoint.safetensors"
-    path.write_bytes(spoil(path.read_bytes()))
+def test_from_a_damaged_checkpoint_the_one_before_it_leads_to_the_same_bits(interrupted, run, spoil, caplog):
+    spoil(interrupted / "checkpoint-2.safetensors")
+    resumed = resume(interrupted, device="cpu")
+    assert same_weights(interrupted, run.path)
+    assert without_seconds(resumed.history) == without_seconds(run.history)
+    (said,) = caplog.messages
+    assert_one_sentence(said)
+    assert str(interrupted / "checkpoint-2.safetensors") in said
+
+
+def test_damaged_checkpoints_alone_are_refused_and_kept(interrupted):
+    for n in (1, 2):
+        flip(interrupted / f"checkpoint-{n}.safetensors", -1000)
     before = tree(interrupted)
     error = refused(InputError, resume, interrupted, device="cpu")
-    assert str(path) in error
-    assert "remove it" in error
+    assert "remove them" in error
     assert tree(interrupted) == before
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_name(interrupted, recipe, tmp_path):
-    other = interrupt(replace(recipe, arch="deep"), tmp_path / "other", after=1)
-    (other / "checkpoint.safetensors").replace(interrupted / "checkpoint.safetensors")
-    assert "checkpoint.safetensors" in refused(InputError, resume, interrupted, device="cpu")
+    other = interrupt(replace(recipe, arch="deep"), tmp_path / "other", after=2)
+    (other / "checkpoint-2.safetensors").replace(interrupted / "checkpoint-2.safetensors")
+    assert "recipe.json has arch 'lenet'" in refused(InputError, resume, interrupted, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("recipe.json", {"seed": 1}, "recipe.json has seed 1, and the 2 epochs so far were trained with 0"),
+        ("recipe.json", {"learning_rate": 0.1}, "learning_rate"),
+        ("recipe.json", {"num_epochs": 3}, "num_epochs"),
+        ("recipe.json", {"opt": "sgd"}, "opt"),
+        ("run.json", {"input": {"normalize": [0, 1]}}, "run.json has input"),
+    ],
+)
+def test_a_run_that_was_edited_is_not_resumed(interrupted, file, changes, said):
+    path = interrupted / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    before = tree(interrupted)
+    assert said in refused(InputError, resume, interrupted, device="cpu")
+    assert tree(interrupted) == before
+
+
+def test_other_versions_than_those_of_the_epochs_so_far_are_said(interrupted, monkeypatch, caplog):
+    now = checkpoint.versions()
+    monkeypatch.setattr(checkpoint, "versions", lambda: now | {"torch": "9.9"})
+    assert resume(interrupted, device="cpu").finished
+    assert [m for m in caplog.messages if f"torch {now['torch']} so far, and goes on with 9.9" in m]
+
+
+def test_a_history_that_cannot_be_replaced_ends_no_training(recipe, run, tmp_path, monkeypatch, caplog):
+    write, failures = Run.write_history, [RunError("cannot write history.csv (it is open elsewhere)")] * 2
+
+    def fail_twice(self, rows):
+        if failures:
+            raise failures.pop()
+        write(self, rows)
+
+    monkeypatch.setattr(Run, "write_history", fail_twice)
+    finished = fit(recipe, out=tmp_path / "run", device="cpu")
+    assert caplog.messages == ["cannot write history.csv (it is open elsewhere)"] * 2
+    assert without_seconds(finished.history) == without_seconds(run.history)
 
 
 def test_without_its_checkpoint_a_run_begins_again(interrupted, run):
-    (interrupted / "checkpoint.safetensors").unlink()
+    for path in interrupted.glob("checkpoint-*"):
+        path.unlink()
     resumed = resume(interrupted, device="cpu")
     assert weights(resumed) == weights(run)
     assert without_seconds(resumed.history) == without_seconds(run.history)

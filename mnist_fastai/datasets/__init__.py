@@ -1,11 +1,12 @@
 """Files → Data: MNIST, which is embedded, and the user's own folders. No fastai here."""
 
+import os
 from pathlib import Path
 
 from ..errors import InputError, MissingData
 from .base import SIZE, Data, Split
 from .folders import load_folders
-from .idx import load_idx, read_digests
+from .idx import idx_files, load_idx, read_digests
 
 __all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data"]
 
@@ -23,13 +24,18 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
 
     Raises InputError where the folder or a file in it is missing, damaged or of another kind.
     """
-    if source == "mnist":
-        data = load_idx(EMBEDDED, "mnist", read_digests(EMBEDDED / "SHA256SUMS"))
-    else:
-        folder = Path(source)
-        if not folder.is_dir():
+    folder = EMBEDDED if source == "mnist" else Path(source)
+    try:
+        if source == "mnist":
+            data = load_idx(folder, "mnist", read_digests(folder / "SHA256SUMS"))
+        elif not os.path.isdir(folder):  # unlike Path's, False for a name that is too long or may not be looked up
             raise MissingData(f"no folder {folder}; --data takes mnist, or a folder of IDX files or of images by class")
-        data = load_idx(folder) if any("idx" in p.name for p in folder.iterdir()) else load_folders(folder)
+        else:
+            data = load_idx(folder) if idx_files(folder) else load_folders(folder)
+    except OSError as e:  # of a folder that may not be listed, or was removed meanwhile
+        raise InputError(f"{e.filename or folder} cannot be read ({e.strerror or e}); restore it") from e
+    except RecursionError as e:
+        raise InputError(f"{folder} has folders nested too deep; move the images up") from e
     if valid_fraction:
         return data.hold_out(valid_fraction)
     if not len(data.valid) and not len(data.test):

@@ -40,7 +40,9 @@ class Split:
     @property
     def digest(self) -> str:
         """SHA-256 of the images and labels."""
-        return hashlib.sha256(self.images.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(self.images.numpy())
+        digest.update(np.ascontiguousarray(self.labels.numpy()))
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

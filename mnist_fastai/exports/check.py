@@ -1,10 +1,10 @@
 """The check of an exported file: a fresh process loads it and predicts, and its logits are compared with the run's."""
 
+import io
 import os
 import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from ..dataloader import dataloaders
 from ..datasets import Data, Split
 from ..errors import InputError, MissingData, RunError
 from ..evaluation import forward
-from ..files import atomic_file
+from ..files import write_bytes
 from ..learner import load_run
-from ..run import Run
+from ..run import Run, load_arrays
 
 TOLERANCE = 1e-5  # of an image's largest logit; on the test images, rounding changes it by 6e-7 at most
 TIMEOUT = 600  # seconds that a child process may take
@@ -45,19 +45,19 @@ class Reference:
         except MissingData:
             if data is not None or not run.sample.exists():
                 raise
-            sample = _read_sample(run.sample)
+            sample = _read_sample(run)
             dl = dataloaders(Data(sample, sample, run.classes), normalize=run.normalize).valid
             self.split = "sample"
         logits, labels, _ = forward(self.learner, dl)
         self.images, self.labels, self.logits = dl.tensors[0][:, 0].numpy(), labels, logits.numpy()
 
 
-def _read_sample(path: Path) -> Split:
+def _read_sample(run: Run) -> Split:
     try:
-        with np.load(path) as arrays:
-            return Split(arrays["images"], arrays["labels"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path} is damaged; give the run's data with --data") from e
+        arrays = load_arrays(run.read("sample.npz"), run.sample)
+        return Split(arrays["images"], arrays["labels"])
+    except (InputError, KeyError, TypeError) as e:
+        raise InputError(f"{run.sample} is damaged; give the run's data with --data") from e
 
 
 def run_child(script: str, *args: Path, what: str, own_code: bool = False) -> str:
@@ -70,13 +70,14 @@ def run_child(script: str, *args: Path, what: str, own_code: bool = False) -> st
         env["PYTHONPATH"] = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     command = [sys.executable, "-P", "-W", "ignore", CHILDREN / script, *args]
     try:
-        done = subprocess.run(command, cwd=args[-1].parent, env=env, capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(command, cwd=args[-1].parent, env=env, capture_output=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as e:
         raise RunError(f"{what} (the process took more than {TIMEOUT} seconds); it was not written") from e
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
+        reason = said[-1] if said else f"exit code {done.returncode}"
         raise RunError(f"{what} ({first_sentence(reason)}); it was not written")
-    return done.stdout
+    return done.stdout.decode()
 
 
 def predict(format: str, path: Path, reference: Reference, folder: Path, what: str) -> np.ndarray:
@@ -99,8 +100,9 @@ def compare(expected: np.ndarray, logits: np.ndarray) -> tuple[int, int]:
 
 
 def save_array(path: Path, array: np.ndarray) -> Path:
-    with atomic_file(path) as tmp, open(tmp, "wb") as f:
-        np.save(f, array)
+    content = io.BytesIO()
+    np.save(content, array)
+    write_bytes(path, content.getvalue())
     return path
 
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-import tempfile
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..errors import InputError, RunError
-from ..files import check_folder, make_folder, write_bytes
+from ..files import check_folder, owned, read_bytes, temporary_folder, write_bytes
 from ..learner import write_learner
 from ..models import split
+from ..reader.seal import seal
 from ..run import Run
 from .check import DataSource, Model, Reference, compare, first_sentence, predict
 
@@ -80,12 +81,12 @@ def to_onnx(model: ImageModel, properties: dict[str, str]) -> bytes:
 
 
 def serialize(proto, properties: dict[str, str]) -> bytes:
-    """An `onnx.ModelProto` as a file with metadata properties, once `onnx.checker` accepts it."""
+    """An `onnx.ModelProto` as a file with metadata properties and its SHA-256, once `onnx.checker` accepts it."""
     import onnx
 
     onnx.helper.set_model_props(proto, properties)
     onnx.checker.check_model(proto, full_check=True)
-    return proto.SerializeToString(deterministic=True)
+    return seal(proto.SerializeToString(deterministic=True))
 
 
 def to_torch_export(model: ImageModel, properties: dict[str, str]) -> bytes:
@@ -106,7 +107,7 @@ def metadata(run: Run, metrics: dict) -> dict[str, str]:
         "classes": run.classes,
         "recipe": recipe | {"data": Path(recipe["data"]).name},  # no path of this machine
         "normalize": run.normalize,
-        "metrics": metrics,
+        "metrics": {key: value for key, value in metrics.items() if key != "sha256"},  # of the run's own files
     }
     return {key: json.dumps(value) for key, value in values.items()}
 
@@ -136,23 +137,24 @@ def export(
     reference = reference or Reference(run, data=data, model=model, allow_import=allow_import)
     file, logits, ties = FORMATS[format], reference.logits, 0
     if format == "safetensors":
-        contents = {name: _content(run.path / name) for name in RUN_FILES}
+        contents = {name: run.read(name) if (run.path / name).exists() else None for name in RUN_FILES}
     else:
         what = f"the exported {file} of {run.path}"
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / file
+        with temporary_folder() as folder:
+            path = folder / file
             _write(format, run, reference, path, what)
-            logits = predict(format, path, reference, path.parent, what)
+            logits = predict(format, path, reference, folder, what)
             contents = {file: path.read_bytes()}
         wrong, ties = compare(reference.logits, logits)
         if wrong:
             raise RunError(f"{what} differs from the run on {wrong} images; it was not written")
-    make_folder(out)
-    for name, content in contents.items():
-        if content not in (None, _content(out / name)):  # older runs have neither run.json nor sample.npz
-            write_bytes(out / name, content)
-        if content != _content(out / name):
-            raise RunError(f"{out / name} does not have the bytes that were written; check the disk")
+    with owned(out):
+        find_folder(run, out)  # again, now that nobody else writes there
+        for name, content in contents.items():
+            if content not in (None, _content(out / name)):  # older runs have neither run.json nor sample.npz
+                write_bytes(out / name, content)
+            if content != _content(out / name):
+                raise RunError(f"{out / name} does not have the bytes that were written; check the disk")
     difference = float(np.abs(logits - reference.logits).max())
     return Exported(format, out / file, (out / file).stat().st_size, reference.split, len(logits), difference, ties)
 
@@ -182,4 +184,4 @@ def find_folder(run: Run, out: str | Path | None) -> Path:
 
 
 def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+    return read_bytes(path) if os.path.exists(path) else None

@@ -1,7 +1,6 @@
 """Static int8 quantization of an exported model.onnx."""
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 
 from ..errors import MissingData, RunError
 from ..evaluation import metrics
-from ..files import write_bytes
+from ..files import owned, temporary_folder, write_bytes
 from ..run import Run
 from .check import Reference, predict, run_child, save_array
 from .formats import find_folder, metadata, serialize
@@ -51,8 +50,7 @@ def quantize(
         raise MissingData(f"int8 needs the training images of {run.path}; give them with --data") from e
     chosen = torch.cat([(labels == i).nonzero()[:CALIBRATION, 0] for i in range(len(run.classes))])
     full, what = out / "model.onnx", f"the int8 model of {run.path}"
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         paths = full.resolve(), folder / INT8
         calibration = save_array(folder / "calibration.npy", images[chosen, 0].numpy())
         args = paths[0], calibration, folder / "prepared.onnx", paths[1]
@@ -67,7 +65,8 @@ def quantize(
             )
         speeds = run_child("time_onnx.py", *paths, folder / "images.npy", what=f"{what} could not be timed")
         properties = metadata(run, run.metrics | both[1] | {"quantized": "int8"})
-        write_bytes(out / INT8, serialize(onnx.load(paths[1]), properties))
+        with owned(out):
+            write_bytes(out / INT8, serialize(onnx.load(paths[1]), properties))
     return tuple(
         Measured(path, path.stat().st_size, round(speed), accuracy)
         for path, speed, accuracy in zip((full, out / INT8), json.loads(speeds), (before, after), strict=True)

@@ -17,7 +17,8 @@ from PIL import Image
 
 from ..colors import COLORS
 from ..errors import InputError
-from ..files import write_bytes
+from ..escape import printable
+from ..files import write_text
 
 
 def write_page(
@@ -49,13 +50,13 @@ def write_page(
         "colors": COLORS,
     }
     page = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
+        title=html.escape(printable(title)),
         images=f"{n:,}",
         wrong=f"{(np.asarray(labels) != predictions).sum():,}",
         sprite=base64.b64encode(_sprite(images)).decode(),
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can end the script
     )
-    write_bytes(Path(path), page.encode())
+    write_text(path, page)
 
 
 def _fit(points: np.ndarray) -> np.ndarray:

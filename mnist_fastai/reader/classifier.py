@@ -19,9 +19,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
         Classifier().predict(["seven.jpg", Image.open("two.png"), pixels])  # array([7, 2, …])
 
-    Pictures are one or a sequence of paths, bytes of files, PIL images or pixels [h, w(, 3 or 4)]; an array
+    Pictures are one or a sequence of paths, bytes of files, open files, PIL images or pixels [h, w(, 3 or 4)]; an array
     [n, h, w(, 3 or 4)]; or scikit-learn's rows [n, h × h] of square images. Raises InputError for a picture that has no
-    digit, or several.
+    digit, or several, and as `Session` does.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
 def _pictures(X) -> np.ndarray | list:
     """An array [n, h, w(, 3 or 4)], or a list of pictures."""
-    if isinstance(X, (str, bytes, Path, Image.Image)):
+    if isinstance(X, (str, bytes, Path, Image.Image)) or hasattr(X, "read"):
         return [X]
     if not hasattr(X, "__array__"):
         return list(X)

@@ -3,25 +3,25 @@
 import io
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import InputError
+from ..files import read_bytes, read_stream
 
 SIZE = 28  # pixels per side of an MNIST image
 MAX_PIXELS = 64_000_000  # a 48-megapixel phone passes
+MAX_BYTES = 2**29  # of a file; a TIFF of as many pixels, of 16 bits in four channels, has less
 # Pillow reads more, but not without danger: for EPS it starts Ghostscript, which runs the file as a program
-FORMATS = "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"
-REASONS = {  # what reading a file raises, and the sentence about it
-    FileNotFoundError: "no file {}",
-    IsADirectoryError: "{} is a folder; give an image in it",
-    PermissionError: "{} cannot be read (permission denied); give yourself the right to",
+FORMATS = "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"
+REASONS = {  # what decoding a file raises, and the sentence about it
     Image.UnidentifiedImageError: "{} is no image that can be read; save it as PNG or JPEG",
     Image.DecompressionBombError: f"{{}} is too large, over {MAX_PIXELS // 10**6} megapixels; make it smaller",
     Exception: "{} is damaged or truncated; save or copy it again",
 }
-Source = str | Path | bytes | Image.Image | np.ndarray  # pixels are [h, w], [h, w, 3] or [h, w, 4]
+Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray  # pixels are [h, w], [h, w, 3] or [h, w, 4]
 
 
 def name_of(source: Source) -> str:
@@ -30,11 +30,12 @@ def name_of(source: Source) -> str:
 
 
 def read_image(source: Source) -> np.ndarray:
-    """Upright grey pixels, uint8 [h, w] in [0, 255], of a file, its bytes, a PIL image or pixels [h, w(, 3 or 4)].
+    """Upright grey pixels, uint8 [h, w] in [0, 255], of a picture.
 
-    EXIF orientation is applied, and transparency is composited on white. Pixels of more than 8 bits, whose range is
-    unknown, are scaled by their minimum and maximum. Raises InputError for what is no image, damaged, animated, or
-    larger than MAX_PIXELS, which is checked before decoding.
+    It is a path, the bytes of a file, an open file, a PIL image, or pixels [h, w(, 3 or 4)]. EXIF orientation is
+    applied, and transparency is composited on white. Pixels of more than 8 bits, whose range is unknown, are scaled by
+    their minimum and maximum. Raises InputError for what is no image, damaged, animated, or larger than MAX_BYTES or
+    MAX_PIXELS, which is checked before decoding.
     """
     name = name_of(source)
     try:
@@ -59,13 +60,22 @@ def _read(source, name: str) -> np.ndarray:
         source = Image.fromarray(pixels)
     if isinstance(source, Image.Image):
         return _grey(source, name)
-    file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-    if not (source if isinstance(source, bytes) else file.is_dir() or file.stat().st_size):
+    content = read_content(source)
+    if not content:
         raise InputError(f"{name} is empty (0 bytes); save or copy it again")
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's photo and its thumbnail
             raise InputError(f"{name} has several frames; save the one that shows the digit as PNG")
         return _grey(image, name)
+
+
+def read_content(source: str | Path | bytes | BinaryIO) -> bytes:
+    """The bytes of a file, a named pipe or a stream. Raises InputError where it cannot be read, or is too large."""
+    if isinstance(source, bytes):
+        return source
+    if hasattr(source, "read"):
+        return read_stream(source, name_of(source), MAX_BYTES)
+    return read_bytes(Path(source), MAX_BYTES, pipe=True)
 
 
 def _grey(image: Image.Image, name: str) -> np.ndarray:

@@ -1,31 +1,47 @@
 """Pictures in, digits and probabilities out, by ONNX Runtime."""
 
-import csv
 import json
 import os
+import shlex
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import atomic_file
+from ..errors import InputError, RunError
+from ..escape import csv_cell, csv_line, csv_path, printable
+from ..files import read_bytes, walk, write_text
 from ..run import Run, pretrained
+from .external import is_complete
 from .form import read_digits
 from .image import SIZE
+from .seal import check_seal
 
 BATCH = 64  # images per call of the network, and pictures held at once; 1,000 are slower
 LOW_CONFIDENCE = 0.5  # below this probability, the other classes together are as likely
-EXPORT = "export a run with `mnist-fa export {} --format onnx`"
+TOLERANCE = 1e-3  # by which an image's probabilities may miss 1 in sum
+# What a model of others may take; the shipped one takes 0.01 s and 0.02 GiB for a batch
+TIME_LIMIT = 60  # seconds for a batch
+MEMORY = 2**32  # bytes for all the networks of a process
+SETTINGS = {
+    # threads that spin while they wait take the cores from whatever else runs
+    "session.intra_op.allow_spinning": "0",
+    "session.load_model_format": "ONNX",  # ONNX Runtime's own format is checked less
+    "session.use_env_allocators": "1",  # as `_limit_memory` made them
+}
 
 
 class Session:
     """A model.onnx written by `mnist-fa export --format onnx`, ready to answer.
 
-    `path` is the file, or a run directory that has one; by default the shipped model. Raises InputError for anything
-    else, a pickle included, of which no code is run.
+    `path` is the file, or a run directory that has one; by default the shipped model. Raises InputError for a damaged
+    file and for anything else: a pickle, of which no code is run, and a model that refers to other files, of which none
+    is read.
     """
 
     classes: list[str]  # names, in the order of the probabilities' columns
@@ -34,61 +50,141 @@ class Session:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
         import onnxruntime
 
-        path = Path(path) if path is not None else pretrained()
-        export = EXPORT.format("RUN")
-        if path.is_dir():
-            path, export = Run(path).path / "model.onnx", EXPORT.format(path)
+        self._path = find_model(path)
+        run = Run(path).path if path is not None and os.path.isdir(path) else "RUN"
+        command = f"`mnist-fa export {shlex.quote(str(run))} --format onnx`"
+        self._way_out = f"export a run with {command}"
+        if not os.path.exists(self._path):
+            raise InputError(f"no file {self._path}; {self._way_out}")
+        content = read_bytes(self._path)
+        if check_seal(content) is False:
+            raise InputError(f"{self._path} is damaged (its SHA-256 differs); export it again with {command}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # errors are reported below, in one sentence
-        # threads that spin while they wait take the cores from whatever else runs
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for key, value in SETTINGS.items():
+            options.add_session_config_entry(key, value)
+        _limit_memory()
         try:
-            content = path.read_bytes()
-        except OSError as e:
-            raise InputError(f"{path} cannot be read ({e.strerror}); {export}") from e
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            if not is_complete(content):
+                raise self._unfit("a model that keeps weights in other files, which are not read")
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"],
+                # done here, it would take as long as a model of others likes; the shipped one computes the same bits
+                disabled_optimizers=["ConstantFolding"],
+            )  # fmt: skip
+            inputs = [(i.name, i.type, i.shape) for i in self._session.get_inputs()]
+            outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
+            classes = self._session.get_modelmeta().custom_metadata_map.get("classes")
+        except InputError:
+            raise
         except Exception as e:  # onnxruntime's have no other class in common
             pickled = "a pickle, which is not loaded since that would run its code"
-            why = pickled if path.suffix == ".pkl" else "no ONNX model that can be run"
-            raise InputError(f"{path} is {why}; {export}") from e
-        inputs = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if inputs != [("images", "tensor(uint8)", [SIZE, SIZE])] or "classes" not in metadata:
+            raise self._unfit(pickled if self._path.suffix == ".pkl" else "no ONNX model that can be run") from e
+        self._check(inputs, outputs, classes)
+
+    def _unfit(self, why: str) -> InputError:
+        return InputError(f"{self._path} is {why}; {self._way_out}")
+
+    def _check(self, inputs: list[tuple], outputs: dict[str, tuple], classes: str | None) -> None:
+        """Read the class names. Raises InputError unless the model takes images and gives each class a probability."""
+        shape = inputs[0][2] if len(inputs) == 1 else []
+        if inputs != [("images", "tensor(uint8)", [*shape[:1], SIZE, SIZE])] or isinstance(shape[0], int):
             shown = ", ".join(f"{name}: {kind} {shape}" for name, kind, shape in inputs) or "none"
-            raise InputError(f"{path} is not a model of this package (its input is {shown}); {export}")
-        self.classes = json.loads(metadata["classes"])
+            raise self._unfit(f"not a model of this package (its input is {printable(shown)})")
+        try:
+            self.classes = json.loads(classes or "")
+        except (ValueError, RecursionError):
+            self.classes = []
+        names = self.classes if isinstance(self.classes, list) else []
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise self._unfit("not a model of this package (its metadata has no list of distinct class names)")
+        kind, shape = outputs.get("probabilities", ("missing", []))
+        columns = shape[1] if len(shape) == 2 else None
+        if kind != "tensor(float)" or (isinstance(columns, int) and columns != len(names)):
+            shown = f"its output of probabilities is {kind} {shape}, for {len(names)} classes"
+            raise self._unfit(f"not a model of this package ({shown})")
 
     @property
     def labels(self) -> np.ndarray:
         """[classes], what a prediction is named by: integers where all classes are digits, else their names."""
-        return np.array([int(c) for c in self.classes] if all(c.isdecimal() for c in self.classes) else self.classes)
+        numbers = {int(c) for c in self.classes if c.isascii() and c.isdigit() and len(c) < 19}
+        return np.array([int(c) for c in self.classes] if len(numbers) == len(self.classes) else self.classes)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Float32 [n, classes] for images in MNIST's format, uint8 [n, 28, 28]."""
+        """Float32 [n, classes] for images in MNIST's format, uint8 [n, 28, 28].
+
+        Raises InputError where the model's answers are no probabilities, and RunError where it gives none, or none
+        within TIME_LIMIT per batch.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE):
+            raise InputError(
+                f"an array of {images.dtype} {images.shape} is not in MNIST's format; give uint8 [n, {SIZE}, {SIZE}]"
+            )
         batches = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
-        out = [self._session.run(["probabilities"], {"images": batch})[0] for batch in batches]
-        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *out])
+        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *map(self._run, batches)])
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        clock = threading.Timer(TIME_LIMIT, setattr, (options, "terminate", True))
+        clock.daemon = True
+        clock.start()
+        try:
+            (out,) = self._session.run(["probabilities"], {"images": images}, options)
+        except Exception as e:
+            why = f"with an error of its own, or for more than {MEMORY >> 30} GiB of memory"
+            if options.terminate:
+                why = f"since it takes more than {TIME_LIMIT} seconds"
+            raise RunError(f"{self._path} fails on {len(images)} images, {why}; {self._way_out}") from e
+        finally:
+            clock.cancel()
+        if out.shape != (len(images), len(self.classes)):
+            raise self._unfit(f"not a model of this package (for {len(images)} images it answers {list(out.shape)})")
+        if not ((out >= 0).all() and (np.abs(out.sum(1, dtype=float) - 1) <= TOLERANCE).all()):
+            raise self._unfit("damaged, or no classifier (its answers are negative, not finite, or not 1 in sum)")
+        return out
+
+
+@cache
+def _limit_memory() -> None:
+    """Let an array for which MEMORY is too little fail, before the system ends the process."""
+    import onnxruntime
+
+    info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg(MEMORY, -1, -1, -1))
+
+
+def find_model(path: str | Path | None = None) -> Path:
+    """The file that `Session(path)` reads."""
+    path = Path(path) if path is not None else pretrained()
+    return path / "model.onnx" if os.path.isdir(path) else path
 
 
 def find_files(sources: Iterable[str]) -> Iterator[Path]:
     """The files among `sources`, and those in and below its folders, sorted by name, without hidden ones.
 
-    Raises InputError for a folder without files.
+    Raises InputError for a folder without files, and for one that cannot be read.
     """
-    for source in map(Path, sources):
-        if not source.is_dir():
-            yield source
+    for source in sources:
+        if not os.path.isdir(source):
+            yield Path(source)
             continue
-        inside = [p for p in sorted(source.rglob("*")) if p.is_file()]
-        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(source).parts)]
+        try:
+            inside = list(walk(source))
+        except OSError as e:
+            raise InputError(f"{e.filename} cannot be read ({e.strerror}); give yourself the right to") from e
         if not inside:
             raise InputError(f"{source} has no files; name a picture, or a folder that has some")
         yield from inside
 
 
 def answers(
-    pictures: Iterable[tuple[str, Path | bytes]],  # names and what to read
+    pictures: Iterable[tuple[str, Path | bytes | BinaryIO]],  # names and what to read
     session: Session,
     *,
     raw: bool = False,  # they are in MNIST's format
@@ -103,7 +199,7 @@ def answers(
     """
     labels = session.labels.tolist()
 
-    def read(picture: Path | bytes) -> tuple[list, str]:
+    def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
         try:
             return read_digits(picture, raw=raw, multi=multi), ""
         except InputError as e:
@@ -140,23 +236,30 @@ def line(answer: dict) -> str:
     value = answer.get("number", answer.get("digit"))
     others = "".join(f"  {name} {p:.1%}" for name, p in answer.get("top", ())[1:])
     note = f"  ({answer['note']})" if "note" in answer else ""
-    return f"{answer['file']}: {value}  {answer['probability']:.1%}{others and f'   then{others}'}{note}"
+    then = others and f"   then{others}"
+    return printable(f"{answer['file']}: {value}  {answer['probability']:.1%}{then}{note}")
 
 
 @contextmanager
 def csv_file(path: Path, top: int) -> Iterator[Callable[[dict], None]]:
-    """Write a CSV file atomically; yields a function that adds an answer. Raises RunError where that fails."""
+    """Yield a function that adds an answer, and write a CSV file at the end: also where the work ends early.
+
+    A file that stands there is kept where nothing was answered. Raises RunError where writing fails.
+    """
     columns = ["file", "digit", "probability"]
     columns += [name for k in range(2, top + 1) for name in (f"digit_{k}", f"probability_{k}")]
-    with atomic_file(path) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, [*columns, "note", "error"], lineterminator="\n")
-        writer.writeheader()
+    columns += ["note", "error"]
+    lines = [csv_line(columns)]
 
-        def add(answer: dict) -> None:
-            row = {name: answer[name] for name in ("file", "probability", "note", "error") if name in answer}
-            row["digit"] = answer.get("number", answer.get("digit"))
-            for k, (name, p) in enumerate(answer.get("top", ())[1:], 2):
-                row |= {f"digit_{k}": name, f"probability_{k}": p}
-            writer.writerow(row)
+    def add(answer: dict) -> None:
+        row = {name: answer[name] for name in ("probability", "note", "error") if name in answer}
+        row["digit"] = answer.get("number", answer.get("digit", ""))
+        for k, (name, p) in enumerate(answer.get("top", ())[1:], 2):
+            row |= {f"digit_{k}": name, f"probability_{k}": p}
+        lines.append(csv_line([csv_path(answer["file"]), *(csv_cell(row.get(name, "")) for name in columns[1:])]))
 
+    try:
         yield add
+    finally:
+        if len(lines) > 1:
+            write_text(path, "".join(lines))
