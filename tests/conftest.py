@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -107,6 +108,18 @@ def full_disk(limit: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@contextmanager
+def deadline(seconds: float = 10):
+    """Fail, rather than wait for ever as one does for a named pipe."""
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"no end after {seconds} s"))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

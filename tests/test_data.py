@@ -9,7 +9,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES, TEST, TRAIN, assert_one_sentence, idx, python, write_idx_folder
+from conftest import DEVICES, TEST, TRAIN, assert_one_sentence, deadline, idx, python, write_idx_folder
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import Transform
 from fastai.data.transforms import IndexSplitter, ItemGetter, Normalize
@@ -48,22 +47,6 @@ def refused(call, *args, **kwargs) -> str:
         call(*args, **kwargs)
     assert_one_sentence(str(error.value))
     return str(error.value)
-
-
-@contextmanager
-def deadline(seconds: float = 10):
-    """Fail, rather than wait for ever as one does for a named pipe."""
-
-    def late(*_):
-        pytest.fail(f"no end after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -3,13 +3,11 @@
 import json
 import math
 import os
-import signal
-from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
-from conftest import assert_one_sentence
+from conftest import assert_one_sentence, deadline
 
 from mnist_fastai import RECIPES, InputError, Recipe, Run, load_recipe
 from mnist_fastai.recipes import load_recipes
@@ -242,18 +240,6 @@ def test_a_recipe_file_that_cannot_be_used_is_refused_by_name(tmp_path, text, me
         load_recipes(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@contextmanager
-def deadline(seconds: float = 5):
-    """Fail, rather than wait for ever."""
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"no end after {seconds} s"))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 DEEP = 10**5
