@@ -62,7 +62,7 @@ def test_help_answers_at_once(args, tmp_path):
     best = float("inf")
     for _ in range(15):  # on a busy machine, the first may not be the best
         best = min(best, cpu_seconds(SCRIPT, *args, cwd=tmp_path))
-        if best < 0.4:
+        if best < 0.8:
             break
     assert best < 0.8  # 0.3 on a quiet machine
 

@@ -1,12 +1,10 @@
 """The examples of docs/extending.md, as a stranger types them: train → resume → export → load_learner → predict."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import python
+from zygote import call
 
 DOC = (Path(__file__).parent.parent / "docs" / "extending.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"^## (An? \w+|Data)\n\n```python\n(.*?)```", DOC, re.M | re.S))
@@ -83,40 +81,44 @@ def test_there_is_an_example_for_each_thing():
         assert len(body) <= 5
 
 
+@pytest.fixture
+def work(tmp_path) -> Path:
+    """Where zygote's calls of `tmp_path` are."""
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example(tmp_path, name):
+def test_example(work, tmp_path, name):
     code = EXAMPLES[name]
     if name == "A module":  # a module in a file of its own, as the page says
         head, _, rest = code.partition("class Net")
-        body, _, call = rest.partition("\n\nrun")
-        (tmp_path / "mynet.py").write_text(f"from torch import nn\n\nclass Net{body}\n")
-        code = f"{head}from mynet import Net\nrun{call}"
+        body, _, fitted = rest.partition("\n\nrun")
+        (work / "mynet.py").write_text(f"from torch import nn\n\nclass Net{body}\n")
+        code = f"{head}from mynet import Net\nrun{fitted}"
     formats = ("learner", "onnx", "torch-export", "safetensors") if name in ("A module", "Data") else ("learner",)
-    (tmp_path / "example.py").write_text(f"{HARNESS}{code}FORMATS = {formats}{AFTERWARDS}")
-    done = python("example.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "done epoch train_loss valid_loss" in done.stdout
-    assert ("f1_score" in done.stdout) == (name == "A metric")
+    (work / "example.py").write_text(f"{HARNESS}{code}FORMATS = {formats}{AFTERWARDS}")
+    done = call(tmp_path, script="example.py")
+    assert done.code == 0, done.err
+    assert "done epoch train_loss valid_loss" in done.out
+    assert ("f1_score" in done.out) == (name == "A metric")
 
 
-def test_names_on_the_command_line_are_found_in_the_current_folder(tmp_path, folder):
+def test_names_on_the_command_line_are_found_in_the_current_folder(work, tmp_path, folder):
     net = "class Net" + EXAMPLES["A module"].partition("class Net")[2].partition("\n\nrun")[0]
     noise = "def noise" + EXAMPLES["An augmentation"].partition("def noise")[2].partition("\n\nrun")[0]
-    (tmp_path / "mynet.py").write_text(f"import torch\nfrom torch import nn\n\n{net}\n\n{noise}\n")
-    script = Path(sys.executable).with_name("mnist-fa")
+    (work / "mynet.py").write_text(f"import torch\nfrom torch import nn\n\n{net}\n\n{noise}\n")
     own = ["--arch", "mynet:Net", "--opt", "torch.optim:NAdam", "--augment", "mynet:noise"]
 
-    def call(*args):
-        return subprocess.run([script, *args], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-
-    done = call("train", *own, "-n", "1", "-d", folder, "--out", "run", "-q")
-    assert done.returncode == 0, done.stderr
-    refused = call("export", "run", "--format", "onnx")
-    assert refused.returncode == 2
-    assert "run needs mynet:Net, which is code; give --allow-import" in refused.stderr
-    python("-c", PASSED_NET, str(folder), cwd=tmp_path)  # and of a module that was passed to fit
+    done = call(tmp_path, "train", *own, "-n", "1", "-d", folder, "--out", "run", "-q")
+    assert done.code == 0, done.err
+    refused = call(tmp_path, "export", "run", "--format", "onnx")
+    assert refused.code == 2
+    assert "run needs mynet:Net, which is code; give --allow-import" in refused.err
+    (work / "passed.py").write_text(PASSED_NET)  # and of a module that was passed to fit
+    call(tmp_path, folder, script="passed.py")
     for run, format in (("run", "onnx"), ("passed", "learner")):
-        done = call("export", run, "--format", format, "--allow-import")
-        assert done.returncode == 0, done.stderr
-    done = call("tsne", "passed", "--allow-import", "--layer", "1", "--iterations", "20", "-q")
-    assert done.returncode == 0, done.stderr
+        done = call(tmp_path, "export", run, "--format", format, "--allow-import")
+        assert done.code == 0, done.err
+    done = call(tmp_path, "tsne", "passed", "--allow-import", "--layer", "1", "--iterations", "20", "-q")
+    assert done.code == 0, done.err

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import python, write_idx_folder
+from conftest import write_idx_folder
 from PIL import Image
+from zygote import call
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -52,27 +53,25 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
     assert out
 
 
-def test_the_scripts_of_the_readme_work(run, small, folder, tmp_path, monkeypatch):
+def test_the_scripts_of_the_readme_work(small, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")  # no display
+    (work := tmp_path / "work").mkdir()
+    Image.fromarray(small.test.images[0].numpy()).save(work / "digit.png")
+
+    def run(code: str) -> str:
+        (work / "script.py").write_text(code)
+        done = call(tmp_path, script="script.py")
+        assert done.code == 0, done.err
+        return done.out.replace("\r", "\n")  # of fastai's progress bar
+
     predict, more, reader, onnx = blocks("python")
-    Image.fromarray(small.test.images[0].numpy()).save(tmp_path / "digit.png")
-    done = python("-c", predict, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^\d \d\d\.\d%$", done.stdout, re.M)
-
-    done = python("-c", reader, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^\[7\] 0\.\d+$", done.stdout, re.M)
-
-    done = python("-c", onnx, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^\d 0\.\d+$", done.stdout, re.M)
-
+    assert re.search(r"^\d \d\d\.\d%$", run(predict), re.M)
+    assert re.search(r"^\[7\] 0\.\d+$", run(reader), re.M)
+    assert re.search(r"^\d 0\.\d+$", run(onnx), re.M)
     few = more.replace("num_epochs=1", f"num_epochs=1, data={str(folder)!r}")
     assert few != more
-    done = python("-c", few, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "runs").iterdir())) == 1
+    run(few)
+    assert len(list((work / "runs").iterdir())) == 1
 
 
 def test_the_file_tree_of_the_readme_is_that_of_the_repository():

@@ -21,10 +21,10 @@ from random import Random
 
 import safetensors.numpy
 from PIL import Image
-from zygote import Moment, Outcome, call
 
 sys.path.append(str(Path(__file__).parents[1]))  # of conftest.py, where this is no part of pytest
 from conftest import TEST, TRAIN, assert_one_sentence, write_idx_folder
+from zygote import Moment, Outcome, call
 
 VOLATILE = {"seconds", "images_per_second", "finished", "id", "git_commit", "sha256", "s per run"}
 RECIPE = "-a lenet -o adam -b 64 -n 3 --quiet"

@@ -1,4 +1,4 @@
-"""Calls of `mnist-fa` in processes that begin with everything imported, and that end at a chosen moment.
+"""Calls of `mnist-fa`, and scripts, in processes that begin with everything imported, and that end at a chosen moment.
 
 Importing torch and fastai takes five seconds. The standard library's fork server, a fresh process, imports them once
 and forks a child per call. A child counts the operations on files that Python is about to make (audit events) and sends
@@ -9,6 +9,7 @@ import atexit
 import multiprocessing
 import os
 import resource
+import runpy
 import signal
 import sys
 import tempfile
@@ -52,16 +53,20 @@ class Outcome(NamedTuple):
 
 
 class Call:
-    """`mnist-fa ARGS` in `folder`/work, with `folder`/tmp for temporary files, started."""
+    """`mnist-fa ARGS`, or a script with `args`, in `folder`/work, with `folder`/tmp for temporary files, started."""
 
-    def __init__(self, folder: Path, args: Sequence, moment: Moment | None = None, limit: int | None = None):
-        self.args, self.began = [*map(str, args)], time.perf_counter()
+    def __init__(
+        self, folder: Path, args: Sequence, moment: Moment | None = None, limit: int | None = None, script: str = ""
+    ):
+        self.name, self.args, self.began = script or "mnist-fa", [*map(str, args)], time.perf_counter()
         for name in ("work", "tmp"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         pipes = [context().Pipe(duplex=False) for _ in range(3)]
         self.readers = [reader for reader, _ in pipes]
         writers = [writer for _, writer in pipes]
-        self.process = context().Process(target=_child, args=(str(folder), self.args, moment, limit, *writers))
+        self.process = context().Process(
+            target=_child, args=(str(folder), self.name, self.args, moment, limit, *writers)
+        )
         self.process.start()
         for writer in writers:
             writer.close()
@@ -70,15 +75,15 @@ class Call:
         self.process.join(TIMEOUT)
         if self.process.exitcode is None:
             self.process.kill()
-            raise AssertionError(f"mnist-fa {' '.join(self.args)} hangs")
+            raise AssertionError(f"{self.name} {' '.join(self.args)} hangs")
         out, err, events = (_read(reader.fileno()) for reader in self.readers)
         for reader in self.readers:
             reader.close()
         return Outcome(self.process.exitcode, out, err, int(events or 0), time.perf_counter() - self.began)
 
 
-def call(folder: Path, *args, moment: Moment | None = None, limit: int | None = None) -> Outcome:
-    return Call(folder, args, moment, limit).wait()
+def call(folder: Path, *args, **kwargs) -> Outcome:
+    return Call(folder, args, **kwargs).wait()
 
 
 def context():
@@ -97,7 +102,7 @@ def _read(descriptor: int) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
-def _child(folder: str, args: list[str], moment: Moment | None, limit: int | None, out, err, events) -> None:
+def _child(folder: str, name: str, args: list[str], moment: Moment | None, limit: int | None, out, err, events) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -114,9 +119,13 @@ def _child(folder: str, args: list[str], moment: Moment | None, limit: int | Non
     from mnist_fastai.cli import main
 
     count = _count(moment)
-    sys.argv = ["mnist-fa", *args]
+    sys.argv = [name, *args]
     try:
-        main()
+        if name.endswith(".py"):
+            sys.path.insert(0, os.getcwd())  # as Python does for a script
+            runpy.run_path(name, run_name="__main__")
+        else:
+            main()
     finally:
         for number in SIGNALS:  # a moment that comes too late would hit what multiprocessing does
             signal.signal(number, signal.SIG_IGN)
