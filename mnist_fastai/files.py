@@ -17,9 +17,10 @@ from pathlib import Path
 from .errors import InputError, RunError
 
 MAX_BYTES = 2**30  # of a file that is read
-LOCK = ".mnist-fa.lock"  # in a folder, while a process writes there
+HIDDEN = ".mnist-fa"  # what the names of files begin with that are no content, in a folder that is written to
+LOCK = f"{HIDDEN}.lock"  # while a process writes there
 TEMPORARY = "mnist-fa-"  # what the names of temporary folders begin with
-PARTIAL = f".{TEMPORARY}{{}}.partial"  # a file that is being written; a name with the file's own may be too long
+PARTIAL = f"{HIDDEN}-{{}}.partial"  # a file that is being written; a name with the file's own may be too long
 log = logging.getLogger("mnist_fastai")
 
 
@@ -210,7 +211,7 @@ def _remove_partial(folder: Path) -> None:
     """Remove what processes that were killed had half written there."""
     with suppress(OSError):
         for path in folder.glob(PARTIAL.format("*-*")):
-            if not _is_alive(path.name.removeprefix(f".{TEMPORARY}").partition("-")[0]):
+            if not _is_alive(path.name.removeprefix(f"{HIDDEN}-").partition("-")[0]):
                 path.unlink()
 
 

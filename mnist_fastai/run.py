@@ -33,7 +33,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import InputError
-from .files import LOCK, log, owned, read_bytes, read_json, write_json, write_text
+from .files import HIDDEN, log, owned, read_bytes, read_json, write_json, write_text
 from .recipes import NORMALIZE, Recipe
 
 RUNS = Path("runs")
@@ -217,9 +217,10 @@ class Run:
 
     def clean(self) -> None:
         """Remove what a process left that was killed after it had finished the run."""
-        if self.finished and (left := list(self.path.glob("checkpoint-*.safetensors"))):
-            with suppress(InputError), owned(self.path):
-                for path in left:
+        checkpoints = list(self.path.glob("checkpoint-*.safetensors"))
+        if self.finished and (checkpoints or any(self.path.glob(f"{HIDDEN}*"))):
+            with suppress(InputError), owned(self.path, wait=False):  # which removes what is hidden
+                for path in checkpoints:
                     with suppress(OSError):
                         path.unlink(missing_ok=True)
 
@@ -227,7 +228,7 @@ class Run:
 def check_new(path: str | Path) -> None:
     """Raise InputError where something stands at `path`, an empty folder and one that was never made a run aside."""
     try:
-        new = not os.path.lexists(path) or set(os.listdir(path)) <= {LOCK, "run.json"}
+        new = not os.path.lexists(path) or all(n == "run.json" or n.startswith(HIDDEN) for n in os.listdir(path))
     except OSError:  # no folder
         new = False
     if not new:

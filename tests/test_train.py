@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from mnist_fastai import (
     Run,
     checkpoint,
     dataloaders,
+    files,
     fit,
     forward,
     load_data,
@@ -508,3 +510,19 @@ def test_data_that_is_gone_is_refused(recipe, small, tmp_path):
     path = interrupt(replace(recipe, data=str(folder)), tmp_path / "run", after=1)
     folder.rename(tmp_path / "elsewhere")
     assert str(folder) in refused(InputError, resume, path, device="cpu")
+
+
+def test_what_a_kill_leaves_around_the_first_and_the_last_file_of_a_run_is_no_content(recipe, run, tmp_path):
+    """Found by tests/faults/kill.py: a half-written run.json made the folder one that "exists already", and a lock
+    that its owner could not remove stayed in a finished run."""
+    (half := tmp_path / "half").mkdir()
+    (half / files.PARTIAL.format("999999999-0123")).write_text("{")
+    (half / files.LOCK).touch()
+    assert fit(replace(recipe, num_epochs=1), out=half, device="cpu").finished
+    assert not list(half.glob(".*"))
+
+    shutil.copytree(run.path, done := tmp_path / "done")
+    (done / files.LOCK).touch()
+    (done / "checkpoint-4.safetensors").touch()
+    assert resume(done).metrics == run.metrics
+    assert set(tree(done)) == set(tree(run.path))
