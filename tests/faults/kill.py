@@ -2,7 +2,7 @@
 
     python tests/faults/kill.py --kills 1000 --out docs/faults.md
 
-Every case follows from its number: `kill.py --only "kill train" --first 17 --cases 1` repeats the 18th kill of train.
+Every case follows from its number: `kill.py --only "kill train" --first 17 --kills 1` repeats the 18th kill of train.
 """
 
 import argparse
@@ -227,7 +227,7 @@ KINDS = {"kill": kill, "signal": interrupt, "disk": fill, "read-only": lock_out,
 def plan(stage: Stage, kills: int) -> dict[str, tuple]:
     """What is tried, by name: a function, its argument, and how many of what are wanted."""
     few = max(1, kills // 50)
-    tried = {f"kill {c.name}": (kill, c, {"kills": round(kills * c.share)}) for c in stage.commands.values()}
+    tried = {f"kill {c.name}": (kill, c, {"kills": max(1, round(kills * c.share))}) for c in stage.commands.values()}
     for name in ("train", "reproduce", "export onnx"):
         tried[f"kill a fresh {name}"] = kill_process, stage.commands[name], {"kills": few}
     for kind, n in {"signal": 3 * few, "disk": 2 * few, "read-only": 1}.items():
