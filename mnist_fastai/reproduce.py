@@ -21,7 +21,7 @@ from .errors import InputError, RunError
 from .files import end_with, life, temporary_folder
 from .recipes import GROUPS, LEARNING_RATE_001, RECIPES, Group, Recipe, load_recipe, load_recipes
 from .results import row_folder
-from .run import Run
+from .run import Run, is_new
 from .train import fit, resume
 
 SEEDS = 5  # runs per row
@@ -133,7 +133,7 @@ def _check(tasks: list[Task], smoke: bool) -> None:
     """Raise InputError where the directory of a task has another recipe, or other images than it would be given."""
     load = cache(_load)
     for task in tasks:
-        if task.path.exists():
+        if not is_new(task.path):
             run = Run(task.path)
             if run.recipe != task.recipe:
                 raise InputError(f"{task.path} was made by another recipe; move it away, or give another --out")

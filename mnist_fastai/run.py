@@ -225,13 +225,17 @@ class Run:
                         path.unlink(missing_ok=True)
 
 
-def check_new(path: str | Path) -> None:
-    """Raise InputError where something stands at `path`, an empty folder and one that was never made a run aside."""
+def is_new(path: str | Path) -> bool:
+    """Whether nothing stands at `path`, an empty folder and one that was never made a run aside."""
     try:
-        new = not os.path.lexists(path) or all(n == "run.json" or n.startswith(HIDDEN) for n in os.listdir(path))
+        return not os.path.lexists(path) or all(n == "run.json" or n.startswith(HIDDEN) for n in os.listdir(path))
     except OSError:  # no folder
-        new = False
-    if not new:
+        return False
+
+
+def check_new(path: str | Path) -> None:
+    """Raise InputError where a run cannot be made at `path`, since it is not new."""
+    if not is_new(path):
         raise InputError(f"{path} exists already; choose another --out, or continue a run with --resume")
 
 

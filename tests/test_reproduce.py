@@ -163,6 +163,15 @@ def test_a_directory_that_another_recipe_made_is_left_alone(tmp_path, small):
     assert tree(tmp_path) == before
 
 
+def test_a_run_that_a_kill_left_without_its_recipe_is_made_anew(tmp_path):
+    (left := tmp_path / "runs" / "vanilla" / "s0").mkdir(parents=True)  # found by tests/faults/kill.py
+    (left / "run.json").write_text("{}")
+    (left / ".mnist-fa.lock").touch()
+    run_grid([VANILLA], tmp_path, seeds=1, smoke=True)
+    assert Run(left).finished
+    assert not list(left.glob(".*"))
+
+
 @pytest.mark.parametrize("version", [0, 1])
 def test_a_smoke_run_does_not_count_as_a_real_one(tmp_path, version):
     baseline = RECIPES["baseline"]
