@@ -19,7 +19,7 @@ from .errors import InputError, RunError
 MAX_BYTES = 2**30  # of a file that is read
 HIDDEN = ".mnist-fa"  # what the names of files begin with that are no content, in a folder that is written to
 LOCK = f"{HIDDEN}.lock"  # while a process writes there
-TEMPORARY = "mnist-fa-"  # what the names of temporary folders begin with
+TEMPORARY = "mnist-fa-tmp-"  # what the names of temporary folders begin with
 PARTIAL = f"{HIDDEN}-{{}}.partial"  # a file that is being written; a name with the file's own may be too long
 log = logging.getLogger("mnist_fastai")
 
@@ -239,8 +239,11 @@ def remove_abandoned() -> None:
         with suppress(OSError, ImportError):
             from filelock import FileLock, Timeout
 
-            mine = not hasattr(os, "getuid") or old.lstat().st_uid == os.getuid()
-            if mine and (old / LOCK).exists():
+            if hasattr(os, "getuid") and old.lstat().st_uid != os.getuid():
+                continue
+            if not (old / LOCK).exists():
+                old.rmdir()  # an empty one, of a process that was killed before it had its lock, or after
+            else:
                 with suppress(Timeout), FileLock(old / LOCK, blocking=False):  # its owner has gone
                     shutil.rmtree(old, ignore_errors=True)
 
@@ -255,6 +258,7 @@ def temporary_folder() -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
         lock = FileLock(folder / LOCK, thread_local=False)
         with suppress(OSError):  # taken for an old one, before it had its owner
+            (folder / LOCK).touch()
             lock.acquire()
             if folder.exists():
                 break

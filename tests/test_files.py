@@ -259,11 +259,13 @@ def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path,
     assert done.returncode == -signal.SIGKILL
     monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
     (left,) = tmp_path.iterdir()
-    (tmp_path / "mnist-fa-of-mine").mkdir()  # not one of these
+    (tmp_path / f"{files.TEMPORARY}1").mkdir()  # of one that was killed before it had its lock, or after
+    (tmp_path / f"{files.TEMPORARY}2").mkdir()
+    (tmp_path / f"{files.TEMPORARY}2" / "file").touch()  # not one of these
     with temporary_folder() as folder, temporary_folder() as another:
-        assert {p.name for p in tmp_path.iterdir()} == {folder.name, another.name, "mnist-fa-of-mine"}
+        assert {p.name for p in tmp_path.iterdir()} == {folder.name, another.name, f"{files.TEMPORARY}2"}
         assert left not in (folder, another)
-    assert {p.name for p in tmp_path.iterdir()} == {"mnist-fa-of-mine"}
+    assert {p.name for p in tmp_path.iterdir()} == {f"{files.TEMPORARY}2"}
 
 
 @pytest.mark.parametrize("gone", [False, True])
