@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 ALPHA = 0.05  # significance level of `verdict`
@@ -44,6 +45,48 @@ def welch(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Welch:
     half = student.ppf((1 + level) / 2, freedom) * variance**0.5
     p = 2 * student.sf(abs(difference) / variance**0.5, freedom)
     return Welch(difference, float(difference - half), float(difference + half), float(p))
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a proportion, `successes` of `n`; NaN for n = 0.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, Journal of the American
+    Statistical Association 22, 1927.
+    """
+    if not n:
+        return np.nan, np.nan
+    interval = binomtest(successes, n).proportion_ci(level, "wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """McNemar's test of two classifiers on the same images."""
+
+    difference: float  # accuracy of b - accuracy of a
+    low: float  # interval of the difference
+    high: float
+    p: float  # two-sided, exact
+    only_a: int  # images that only a has right
+    only_b: int
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray, level: float = 0.95) -> McNemar:
+    """Compare which images two classifiers have right, bool [n] each, n at least 1.
+
+    Sources: McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
+    Psychometrika 12, 1947. The interval is the adjusted Wald one of Bonett & Price, Adjusted Wald confidence interval
+    for a difference of binomial proportions based on paired data, Journal of Educational and Behavioral Statistics 37,
+    2012.
+    """
+    n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
+    p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    center = share_b - share_a
+    half = norm.ppf((1 + level) / 2) * ((share_a + share_b - center**2) / (n + 2)) ** 0.5
+    return McNemar(
+        (only_b - only_a) / n, max(-1.0, float(center - half)), min(1.0, float(center + half)), float(p), only_a, only_b
+    )
 
 
 def holm(ps: Sequence[float]) -> np.ndarray:

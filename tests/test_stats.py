@@ -1,12 +1,13 @@
 """Intervals and tests against SciPy, and against numbers worked out by hand."""
 
+import math
 import warnings
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mnist_fastai.stats import holm, mean_interval, verdict, welch
+from mnist_fastai.stats import holm, mcnemar, mean_interval, verdict, welch, wilson
 
 A, B = [0.9796, 0.9782, 0.9774, 0.9777, 0.9785], [0.9804, 0.9811, 0.9807]
 
@@ -92,3 +93,35 @@ def test_holm_rejects_what_the_step_down_procedure_rejects():
 )
 def test_verdicts(difference, p, word):
     assert verdict(difference, p) == word
+
+
+def test_wilson_is_the_published_interval():
+    # Newcombe, Two-sided confidence intervals for the single proportion, Statistics in Medicine 17, 1998, table I
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert np.isnan(wilson(0, 0)).all()
+
+
+def test_mcnemar_is_the_exact_binomial_test_of_what_only_one_has_right():
+    a, b = np.ones(100, bool), np.ones(100, bool)
+    a[:10] = False
+    b[8:12] = False
+    test = mcnemar(a, b)
+    assert (test.only_a, test.only_b) == (2, 8)
+    assert test.p == pytest.approx(2 * sum(math.comb(10, k) for k in range(3)) / 2**10)
+    assert test.difference == pytest.approx(0.06)
+    assert test.low < 0.06 < test.high
+    assert mcnemar(a, a).p == 1
+    other = mcnemar(b, a)
+    assert (other.low, other.high) == pytest.approx((-test.high, -test.low))
+
+
+def test_the_interval_of_a_paired_difference_has_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        kind = rng.choice(4, size=300, p=[0.85, 0.06, 0.03, 0.06])
+        test = mcnemar((kind == 0) | (kind == 1), (kind == 0) | (kind == 2))
+        hits += test.low <= -0.03 <= test.high
+    assert 0.92 <= hits / 500 <= 0.98

@@ -8,7 +8,7 @@ from .base import SIZE, Data, Split
 from .folders import load_folders
 from .idx import idx_files, load_idx, read_digests
 
-__all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data"]
+__all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data", "load_reported"]
 
 EMBEDDED = Path(__file__).parent / "mnist"
 
@@ -24,20 +24,37 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
 
     Raises InputError where the folder or a file in it is missing, damaged or of another kind.
     """
-    folder = EMBEDDED if source == "mnist" else Path(source)
-    try:
-        if source == "mnist":
-            data = load_idx(folder, "mnist", read_digests(folder / "SHA256SUMS"))
-        elif not os.path.isdir(folder):  # unlike Path's, False for a name that is too long or may not be looked up
-            raise MissingData(f"no folder {folder}; --data takes mnist, or a folder of IDX files or of images by class")
-        else:
-            data = load_idx(folder) if idx_files(folder) else load_folders(folder)
-    except OSError as e:  # of a folder that may not be listed, or was removed meanwhile
-        raise InputError(f"{e.filename or folder} cannot be read ({e.strerror or e}); restore it") from e
-    except RecursionError as e:
-        raise InputError(f"{folder} has folders nested too deep; move the images up") from e
+    data = _read(source)
     if valid_fraction:
         return data.hold_out(valid_fraction)
     if not len(data.valid) and not len(data.test):
         raise InputError(f"{source} has no validation or testing folder; hold a part out with --valid-fraction 0.1")
     return data
+
+
+def load_reported(source: str | Path) -> tuple[str, Split, tuple[str, ...]]:
+    """The images of such a source to evaluate on, with their split's name before and the class names after them.
+
+    These are the ones that `Data.reported` has, and "all" images where a folder has no splits. Raises as `load_data`.
+    """
+    data = _read(source)
+    name, split = data.reported
+    if not len(split):
+        name, split = "all", data.train
+        if source != "mnist" and idx_files(Path(source)):
+            raise InputError(f"the test images of {source} are none; give a data set that has some")
+    return name, split, data.classes
+
+
+def _read(source: str | Path) -> Data:
+    folder = EMBEDDED if source == "mnist" else Path(source)
+    try:
+        if source == "mnist":
+            return load_idx(folder, "mnist", read_digests(folder / "SHA256SUMS"))
+        if not os.path.isdir(folder):  # unlike Path's, False for a name that is too long or may not be looked up
+            raise MissingData(f"no folder {folder}; --data takes mnist, or a folder of IDX files or of images by class")
+        return load_idx(folder) if idx_files(folder) else load_folders(folder)
+    except OSError as e:  # of a folder that may not be listed, or was removed meanwhile
+        raise InputError(f"{e.filename or folder} cannot be read ({e.strerror or e}); restore it") from e
+    except RecursionError as e:
+        raise InputError(f"{folder} has folders nested too deep; move the images up") from e
