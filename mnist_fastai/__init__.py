@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .reader.image import read_image
     from .reader.session import Session
     from .recipes import RECIPES, Recipe, load_recipe
+    from .report import Evaluation, evaluate
     from .run import Run, pretrained
     from .train import fit, resume
 
@@ -31,7 +32,7 @@ __all__ = [  # noqa: RUF022  in the order of the pipeline
     "Recipe", "RECIPES", "load_recipe",
     "Data", "Split", "load_data", "dataloaders",
     "make_learner", "fit", "resume", "load_run", "Run", "pretrained",
-    "forward", "metrics", "embed", "transform", "export", "Exported",
+    "forward", "metrics", "evaluate", "Evaluation", "embed", "transform", "export", "Exported",
     "Session", "Classifier", "preprocess", "read_image",
     "InputError", "MissingData", "RunError",
 ]  # fmt: skip
@@ -44,6 +45,7 @@ _MODULES = {
     "train": "fit resume",
     "run": "Run pretrained",
     "evaluation": "forward metrics",
+    "report": "evaluate Evaluation",
     "embedding": "embed transform",
     "exports": "export Exported",
     "reader.session": "Session",

@@ -10,12 +10,14 @@ from mnist_fastai import (
     RECIPES,
     Classifier,
     Data,
+    Evaluation,
     Exported,
     Recipe,
     Run,
     Session,
     Split,
     embed,
+    evaluate,
     export,
     fit,
     forward,
@@ -38,6 +40,7 @@ assert_type(Split(np.zeros((2, 28, 28), np.uint8), np.zeros(2, int)).images, Ten
 assert_type(fit(Recipe(arch="lenet"), out="run"), Run)
 assert_type(resume("run"), Run)
 assert_type(pretrained(), Path)
+assert_type(evaluate("run", data=["mnist", "mnist-c"]), Evaluation)
 assert_type(Run("run").history[-1], dict)
 assert_type(export(Run("run"), "onnx"), Exported)
 assert_type(forward(load_run("run")).logits, Tensor)

@@ -32,6 +32,8 @@ def test_a_command_of_the_readme_works(command, cli, run, small, tmp_path):
     elif args[0] == "export" and "--quantize" not in args:  # 400 images are too few to lose none by 8 bits
         (work / "runs").mkdir()
         (work / "runs" / "a").symlink_to(run.path)
+    elif args[0] == "evaluate":
+        args += [str(run.path), "--out", "evaluation"]
     elif args[0] == "tsne":
         (work / "runs").mkdir()
         (work / "runs" / "a").symlink_to(run.path)

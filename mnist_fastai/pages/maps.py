@@ -4,21 +4,14 @@ It draws on a canvas of its own: at 10,000 images, a hover keeps the browser bus
 Bokeh 3.9, which redraws every dot.
 """
 
-import base64
-import html
-import io
-import json
-import math
 from pathlib import Path
-from string import Template
 
 import numpy as np
-from PIL import Image
 
 from ..colors import COLORS
 from ..errors import InputError
-from ..escape import printable
 from ..files import write_text
+from .shared import fill
 
 
 def write_page(
@@ -49,28 +42,12 @@ def write_page(
         "classes": list(classes),
         "colors": COLORS,
     }
-    page = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(printable(title)),
-        images=f"{n:,}",
-        wrong=f"{(np.asarray(labels) != predictions).sum():,}",
-        sprite=base64.b64encode(_sprite(images)).decode(),
-        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can end the script
-    )
-    write_text(path, page)
+    wrong = f"{(np.asarray(labels) != predictions).sum():,}"
+    template = Path(__file__).with_suffix(".html")
+    write_text(path, fill(template, title, images, data, images=f"{n:,}", wrong=wrong))
 
 
 def _fit(points: np.ndarray) -> np.ndarray:
     """Shift the points and scale both axes by the same factor into [-1, 1]."""
     low, high = points.min(0).astype(float), points.max(0).astype(float)
     return (points - (low + high) / 2) / (max(high - low) / 2 or 1)
-
-
-def _sprite(images: np.ndarray) -> bytes:
-    """One grey PNG of all the images, row by row in a square grid; 10,000 of MNIST take 1.6 MB."""
-    side = math.ceil(math.sqrt(len(images)))
-    grid = np.zeros((side * side, 28, 28), np.uint8)
-    grid[: len(images)] = images
-    png = io.BytesIO()
-    pixels = grid.reshape(side, side, 28, 28).swapaxes(1, 2).reshape(side * 28, side * 28)
-    Image.fromarray(pixels).save(png, "PNG", optimize=True)
-    return png.getvalue()
