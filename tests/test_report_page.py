@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 import pytest
