@@ -228,9 +228,18 @@ def _is_alive(process: str) -> bool:
 
 
 def _release(lock) -> None:
+    try:
+        _unlink(lock.lock_file)
+    except KeyboardInterrupt:  # as the work had just ended
+        _unlink(lock.lock_file)
+        raise
+    finally:
+        lock.release()
+
+
+def _unlink(path: str) -> None:
     with suppress(OSError):  # of Windows, which removes no open file
-        os.unlink(lock.lock_file)
-    lock.release()
+        os.unlink(path)
 
 
 def remove_abandoned() -> None:

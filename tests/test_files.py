@@ -236,6 +236,22 @@ def test_an_owner_removes_what_was_left_half_written_and_a_folder_in_which_nothi
     assert set(tree(tmp_path)) == {".another.partial"}
 
 
+def test_ctrl_c_as_an_owner_ends_leaves_no_lock(tmp_path, monkeypatch):
+    unlink, presses = os.unlink, [KeyboardInterrupt]  # found by tests/faults/kill.py
+
+    def interrupted(path, **kwargs):
+        if presses and str(path).endswith(files.LOCK):
+            raise presses.pop()
+        unlink(path, **kwargs)
+
+    monkeypatch.setattr(files.os, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt), owned(tmp_path):
+        pass
+    assert tree(tmp_path) == {}
+    with owned(tmp_path, wait=False):
+        pass
+
+
 def test_a_killed_owner_owns_nothing(tmp_path):
     code = "import sys, time, mnist_fastai.files as f\nwith f.owned(sys.argv[1]): print(1, flush=True); time.sleep(9)"
     other = start(code, tmp_path)
