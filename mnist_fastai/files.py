@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -229,10 +229,7 @@ def _is_alive(process: str) -> bool:
 
 def _release(lock) -> None:
     try:
-        _unlink(lock.lock_file)
-    except KeyboardInterrupt:  # as the work had just ended
-        _unlink(lock.lock_file)
-        raise
+        _surely(_unlink, lock.lock_file)
     finally:
         lock.release()
 
@@ -240,6 +237,15 @@ def _release(lock) -> None:
 def _unlink(path: str) -> None:
     with suppress(OSError):  # of Windows, which removes no open file
         os.unlink(path)
+
+
+def _surely(remove: Callable, *args) -> None:
+    """Also where Ctrl-C comes as the work has just ended."""
+    try:
+        remove(*args)
+    except KeyboardInterrupt:
+        remove(*args)
+        raise
 
 
 def remove_abandoned() -> None:
@@ -263,19 +269,22 @@ def temporary_folder() -> Iterator[Path]:
     from filelock import FileLock
 
     remove_abandoned()
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
-        lock = FileLock(folder / LOCK, thread_local=False)
-        with suppress(OSError):  # taken for an old one, before it had its owner
-            (folder / LOCK).touch()
-            lock.acquire()
-            if folder.exists():
-                break
+    folder, lock = None, None
     try:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=TEMPORARY))
+            lock = FileLock(folder / LOCK, thread_local=False)
+            with suppress(OSError):  # taken for an old one, before it had its owner
+                (folder / LOCK).touch()
+                lock.acquire()
+                if folder.exists():
+                    break
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+        if folder:
+            _surely(shutil.rmtree, folder, True)
+        if lock:
+            lock.release()
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

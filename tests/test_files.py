@@ -248,6 +248,11 @@ def test_ctrl_c_as_an_owner_ends_leaves_no_lock(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt), owned(tmp_path):
         pass
     assert tree(tmp_path) == {}
+    presses.append(KeyboardInterrupt)
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt), temporary_folder():
+        pass
+    assert tree(tmp_path) == {}
     with owned(tmp_path, wait=False):
         pass
 
