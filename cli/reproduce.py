@@ -68,6 +68,9 @@ def reproduce(
         tasks = reproduce.run_grid(recipes, out, seeds=seeds, jobs=jobs, smoke=smoke, console=console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; run the same command again to continue") from None
-    write_results(out, groups=groups, unmade={task.row.name: task.error for task in tasks if task.error})
+    unmade = {task.row.name: task.error for task in tasks if task.error}
+    if all(task.error for task in tasks):  # the tables of before are as good
+        raise RunError("no run could be made: " + "; ".join(dict.fromkeys(unmade.values())))
+    write_results(out, groups=groups, unmade=unmade)
     if not quiet:
         print((out / "results.md").read_text("utf-8"))

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import fields, replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +242,16 @@ def test_a_run_that_cannot_be_made_is_said_and_stops_no_other(cli, tmp_path, mon
     assert (out / "runs/vanilla/s0/metrics.json").exists()
     assert not (out / "runs/alexnet").exists()
     assert "**alexnet** was not run: the weights of the pretrained AlexNet could not be downloaded" in said
+
+
+def test_tables_stay_where_no_run_could_be_made(cli, no_weights):
+    Path("out").mkdir()
+    Path("out/results.csv").write_text("the one of before")  # found by tests/faults/kill.py
+    code, _, err = cli("reproduce", "--smoke", "--rows", "alexnet", "--seeds", "1", "--jobs", "1", "--out", "out")
+    assert code == 1
+    assert_one_sentence(err.splitlines()[-1])
+    assert Path("out/results.csv").read_text() == "the one of before"
+    assert not Path("out/results.md").exists()
 
 
 def test_alexnet_without_its_weights_is_one_sentence(no_weights):

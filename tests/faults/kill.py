@@ -118,7 +118,7 @@ def lock_out(stage: Stage, command: Command, number: int) -> Counter:
     case = Case(stage, "read-only", command, number)
     (case.work / "file").touch()
     for place in ("file/out", "/proc/out"):
-        assert_plain_words(case.call(f"{command.args.removesuffix(command.out)}{place}"), 1, 2)
+        assert_plain_words(case.call(command.args.replace(f" {command.out}", f" {place}")), 1, 2)
     if command.name == "train":
         case.call(moment=Moment(case.rng.randint(command.events // 2, command.events - 10)))
     before = files(case.work)
