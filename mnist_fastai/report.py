@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -167,7 +168,9 @@ def evaluate(
     for other in chosen[1:]:
         if other.classes != classes:
             raise InputError(f"{chosen[0].path} and {other.path} have other classes; evaluate each by itself")
-    names = [m.name for m in chosen]
+    names, paths = [m.name for m in chosen], [m.path.resolve() for m in chosen]
+    if len(set(paths)) < len(paths):
+        raise InputError("a model is named twice; name each once")
     for m in chosen:
         if names.count(m.name) > 1:
             m.name = str(m.path)
@@ -203,10 +206,6 @@ def evaluate(
 def _read_sets(sources: Sequence, first: _Model, wanted: Labels) -> list[_Set]:
     sets: list[_Set] = []
     for name, part, images, classes in _read_sources(sources, first):
-        unique, n, names = name, 1, {s.facts.name for s in sets}
-        while unique in names:
-            n += 1
-            unique = f"{name}-{n}"
         doubt, labels, index = correct_labels(images), _translate(name, images, classes, first), np.arange(len(images))
         kind: Labels = wanted if doubt else "given"
         if doubt and wanted == "corrected":
@@ -215,14 +214,14 @@ def _read_sets(sources: Sequence, first: _Model, wanted: Labels) -> list[_Set]:
         pixels = images.images.numpy()
         lacking = [c for i, c in enumerate(first.classes) if i not in labels]
         notes = [f"no images of {', '.join(lacking)}"] * bool(lacking)
-        if name == CORRUPTED:
-            notes.append("remade from the paper's description")
-            for corruption in CORRUPTIONS:
-                facts = TestSet(f"{unique}-{corruption.replace('_', '-')}", part, len(index), kind, "; ".join(notes))
-                sets.append(_Set(facts, corrupt(pixels, corruption)[index], labels, index, doubt))
-        else:
+        notes += ["remade from the paper's description"] * (name == CORRUPTED)
+        kinds = {f"{CORRUPTED}-{c.replace('_', '-')}": c for c in CORRUPTIONS} if name == CORRUPTED else {name: None}
+        for each, corruption in kinds.items():
+            names = {s.facts.name for s in sets}
+            unique = next(n for n in chain([each], (f"{each}-{k}" for k in count(2))) if n not in names)
             facts = TestSet(unique, part, len(index), kind, "; ".join(notes))
-            sets.append(_Set(facts, pixels[index], labels, index, doubt))
+            shown = corrupt(pixels, corruption) if corruption else pixels
+            sets.append(_Set(facts, shown[index], labels, index, doubt))
     return sets
 
 
@@ -308,7 +307,7 @@ def _compare(models: list[_Model], sets: list[_Set], results: list[Result], outp
                 values = [accuracy[i] for i in members]
                 low, high = stats.mean_interval(values)
                 mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
-                name = f"{models[members[0]].run.recipe.name}, {len(members)} seeds"
+                name = f"{models[members[0]].run.recipe.name}, {len(members)} runs"
                 of_set.append(
                     {"set": s, "name": name, "models": members, "mean": mean, "std": std, "low": low, "high": high}
                 )

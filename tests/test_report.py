@@ -142,13 +142,15 @@ def test_the_nearest_training_image_of_one_that_was_trained_on_is_itself(run, sm
         assert label == few.labels[row]
 
 
-def test_corrupted_sets_share_the_page_and_their_errors_come_first(run, monkeypatch, tmp_path):
+def test_corrupted_sets_share_the_page_and_their_errors_come_first(run, small, monkeypatch, tmp_path):
     page = shown(monkeypatch)
     kinds = {name: report.CORRUPTIONS[name] for name in ("stripe", "translate")}
     monkeypatch.setattr(report, "CORRUPTIONS", kinds)
     monkeypatch.setattr(report, "SHOWN", 3_000)
     evaluation = evaluate(run, data=["mnist", "mnist-c"], out=tmp_path / "out")
     assert [s.name for s in evaluation.sets] == ["mnist", "mnist-c-stripe", "mnist-c-translate"]
+    twice = evaluate(run, data=[small, small])
+    assert len({s.name for s in twice.sets}) == 2  # and so two CSV files
     assert "remade" in evaluation.sets[1].note
     assert (tmp_path / "out" / "mnist-c-stripe.csv").exists()
     for s, pictures in enumerate(page["pictures"]):
@@ -199,6 +201,7 @@ def test_fail_under_says_what_fell_short_after_the_report_is_written(cli, run):
         (["RUN", "--data", "unlabelled"], "label"),
         (["RUN", "--data", "none"], "none"),
         (["RUN", "letters-run"], "other classes"),
+        (["RUN", "RUN"], "named twice"),
         (["photo.onnx"], "not a model of this package"),
         (["damaged.onnx"], "no ONNX model"),
         (["RUN", "--out", "photo.onnx"], "is a file"),
