@@ -62,9 +62,9 @@ def test_help_answers_at_once(args, tmp_path):
     best = float("inf")
     for _ in range(15):  # on a busy machine, the first may not be the best
         best = min(best, cpu_seconds(SCRIPT, *args, cwd=tmp_path))
-        if best < 0.8:
+        if best < 1.2:
             break
-    assert best < 0.8  # 0.3 on a quiet machine
+    assert best < 1.2  # 0.3 on a quiet machine
 
 
 @pytest.mark.parametrize("args", [["--version"], ["--help"], *([c, "--help"] for c in COMMANDS)], ids=" ".join)
