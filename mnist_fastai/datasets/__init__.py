@@ -1,21 +1,29 @@
-"""Files → Data: MNIST, which is embedded, and the user's own folders. No fastai here."""
+"""Files → Data: MNIST and drawn digits, which are embedded, and the user's own folders. No fastai here."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from ..errors import InputError, MissingData
+from ..recipes import MNIST, WITH_STROKES
 from .base import SIZE, Data, Split
 from .folders import load_folders
-from .idx import idx_files, load_idx, read_digests
+from .idx import idx_files, load_idx, read_digests, read_idx
 
 __all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data"]
 
 EMBEDDED = Path(__file__).parent / "mnist"
+DRAWN = Path(__file__).parent / "strokes"
 
 
 def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data:
-    """Read "mnist" (embedded, checked by digest) or a folder: IDX files, or images by class.
+    """Read "mnist" or "mnist+strokes" (embedded, checked by digest) or a folder: IDX files, or images by class.
 
+    "mnist+strokes" has 8,000 digits as other countries write them (`strokes.draw_digits`) among the training images;
+    none of them is held out.
     A folder of IDX files has one each for training and test images and labels, gzipped or not, as MNIST,
     Fashion-MNIST, KMNIST, EMNIST and QMNIST name them; a `classes.txt` beside them names the classes, one per line.
     A folder of images has `training/<class>/*`, and `validation/` or `testing/` beside it (or train, valid, test), or
@@ -24,12 +32,13 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
 
     Raises InputError where the folder or a file in it is missing, damaged or of another kind.
     """
-    folder = EMBEDDED if source == "mnist" else Path(source)
+    embedded = source in (MNIST, WITH_STROKES)
+    folder = EMBEDDED if embedded else Path(source)
     try:
-        if source == "mnist":
-            data = load_idx(folder, "mnist", read_digests(folder / "SHA256SUMS"))
+        if embedded:
+            data = load_idx(folder, str(source), read_digests(folder / "SHA256SUMS"))
         elif not os.path.isdir(folder):  # unlike Path's, False for a name that is too long or may not be looked up
-            raise MissingData(f"no folder {folder}; --data takes mnist, or a folder of IDX files or of images by class")
+            raise MissingData(f"no folder {folder}; --data takes mnist, mnist+strokes, or a folder of IDX files or of images by class")
         else:
             data = load_idx(folder) if idx_files(folder) else load_folders(folder)
     except OSError as e:  # of a folder that may not be listed, or was removed meanwhile
@@ -37,7 +46,20 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
     except RecursionError as e:
         raise InputError(f"{folder} has folders nested too deep; move the images up") from e
     if valid_fraction:
-        return data.hold_out(valid_fraction)
+        data = data.hold_out(valid_fraction)
+    if source == WITH_STROKES:
+        return replace(data, train=_joined(data.train, load_drawn()))
     if not len(data.valid) and not len(data.test):
         raise InputError(f"{source} has no validation or testing folder; hold a part out with --valid-fraction 0.1")
     return data
+
+
+def load_drawn() -> Split:
+    """The embedded digits that `strokes.draw_digits` drew. Raises InputError where a file is missing or damaged."""
+    digests = read_digests(DRAWN / "SHA256SUMS")
+    images, labels = (read_idx(DRAWN / f"{name}.gz", digest) for name, digest in sorted(digests.items()))
+    return Split(images, labels.astype(np.int64))
+
+
+def _joined(a: Split, b: Split) -> Split:
+    return Split(torch.cat([a.images, b.images]), torch.cat([a.labels, b.labels]))
