@@ -236,7 +236,7 @@ GROUPS = {
         (
             _last(
                 "reader", opt="nesterov", learning_rate=0.05, schedule="one-cycle", batch_size=64, weight_decay=5e-4,
-                label_smoothing=0.05, normalize="mnist", augment="affine", data=WITH_STROKES,
+                label_smoothing=0.05, normalize="mnist", augment="affine-thickness", data=WITH_STROKES,
             ),
         ),
         LEARNING_RATE_001,

@@ -50,8 +50,8 @@ def draw_ink(digit: int, rng: np.random.Generator) -> np.ndarray:
     """A digit of about HEIGHT pixels, float32 [h, w], 0 for paper and 1 for full ink."""
     strokes = [_bend(stroke, rng) for stroke in SKELETONS[digit](rng)]
     strokes = _place(strokes, rng)
-    thick = 0.26 if digit in (1, 7) else 0.2  # a thicker pen would fill what tells the others apart
-    width = rng.uniform(0.05, 0.17) if rng.random() < 0.85 else rng.uniform(0.02, thick)
+    thick = {1: 0.26, 7: 0.26, 9: 0.14}.get(digit, 0.2)  # a thicker pen would fill what tells the digit from others
+    width = rng.uniform(0.05, min(0.17, thick)) if rng.random() < 0.85 else rng.uniform(0.02, thick)
     ink = _ink(strokes, width, rng)
     return ndimage.gaussian_filter(ink, HEIGHT * rng.uniform(0, 0.012)) if rng.random() < 0.7 else ink
 
@@ -141,7 +141,7 @@ def _one(rng: np.random.Generator) -> list[Stroke]:
     strokes = [[stem]]
     if kind != "bar":
         down = rng.uniform(0.12, 0.35) if kind == "short" else rng.uniform(0.3, 0.55 if foot else 0.85)
-        across = down * np.tan(rng.uniform(0.25, 0.95 if kind == "short" else 0.85))
+        across = down * np.tan(rng.uniform(0.25, 0.85 if kind == "short" else 0.8))
         start = (-across, down)
         bow = rng.normal(0.02, 0.05)
         middle = (-across / 2 + bow * down, down / 2 + bow * across)
@@ -274,8 +274,8 @@ def _eight(rng: np.random.Generator) -> list[Stroke]:
 def _nine(rng: np.random.Generator) -> list[Stroke]:
     """A loop, small, flat or filled, and a stem that is straight, slanted or a hook."""
     kind = rng.choice(["usual", "small", "filled"], p=[0.4, 0.4, 0.2])
-    high = {"usual": rng.uniform(0.2, 0.28), "small": rng.uniform(0.11, 0.2), "filled": rng.uniform(0.07, 0.15)}[kind]
-    wide = high * rng.uniform(0.8, 1.5)
+    high = {"usual": rng.uniform(0.2, 0.28), "small": rng.uniform(0.13, 0.2), "filled": rng.uniform(0.115, 0.17)}[kind]
+    wide = high * rng.uniform(0.8 if kind == "usual" else 1.0, 1.5)
     start = rng.uniform(-0.2, -0.02)
     loop = _oval(-wide, high, wide, high, start, start - rng.uniform(0.9, 1.0), 10)
     side = (0.0, high * rng.uniform(0.6, 1.0))
