@@ -111,7 +111,10 @@ def find_augment(augment) -> list[Transform]:
         if augment in AUGMENTS:
             amounts = dict(AUGMENTS[augment])
             thickness = amounts.pop("thickness", 0)
-            return [*([RandomThickness(thickness)] if thickness else []), *([RandomAffine(**amounts)] if amounts else [])]
+            return [
+                *([RandomThickness(thickness)] if thickness else []),
+                *([RandomAffine(**amounts)] if amounts else []),
+            ]
         augment = resolve("augment", augment)
     found = []
     for each in augment if isinstance(augment, (list, tuple)) else [augment]:

@@ -18,6 +18,7 @@ from scipy.interpolate import CubicSpline
 
 from .reader.form import fit_strokes
 
+N, SEED = 8000, 1  # of the digits in datasets/strokes: 12% of the training images with them
 HEIGHT = 96  # pixels of a digit while it is drawn
 FINE = 4  # drawn at so many times that size, and reduced
 STEP = 0.004  # between two places of the pen; lengths are parts of the digit's height
@@ -264,7 +265,10 @@ def _eight(rng: np.random.Generator) -> list[Stroke]:
     wide, wider = small * rng.uniform(0.8, 1.2), large * rng.uniform(0.8, 1.2)
     if rng.random() < 0.5:
         start, other = rng.uniform(-0.3, -0.2), rng.uniform(-0.35, -0.15)
-        upper, lower = (_oval(0, small, wide, small, start, start - 1), _oval(x, 2 * small + large, wider, large, other, other - 1))
+        upper, lower = (
+            _oval(0, small, wide, small, start, start - 1),
+            _oval(x, 2 * small + large, wider, large, other, other - 1),
+        )
         return [[upper], [lower]]
     upper = _oval(0, small, wide, small, -0.1, -0.62, 7)
     lower = _oval(x, 2 * small + large, wider, large, -0.12, 0.62, 9)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..errors import InputError, MissingData
 from ..recipes import MNIST, WITH_STROKES
@@ -22,8 +21,9 @@ DRAWN = Path(__file__).parent / "strokes"
 def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data:
     """Read "mnist" or "mnist+strokes" (embedded, checked by digest) or a folder: IDX files, or images by class.
 
-    "mnist+strokes" has 8,000 digits as other countries write them (`strokes.draw_digits`) among the training images;
-    none of them is held out.
+    "mnist+strokes" has 8,000 drawn digits, as other countries write them (strokes.py), among the training images; none
+    of them is held out.
+
     A folder of IDX files has one each for training and test images and labels, gzipped or not, as MNIST,
     Fashion-MNIST, KMNIST, EMNIST and QMNIST name them; a `classes.txt` beside them names the classes, one per line.
     A folder of images has `training/<class>/*`, and `validation/` or `testing/` beside it (or train, valid, test), or
@@ -32,13 +32,18 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
 
     Raises InputError where the folder or a file in it is missing, damaged or of another kind.
     """
-    embedded = source in (MNIST, WITH_STROKES)
-    folder = EMBEDDED if embedded else Path(source)
+    folder = EMBEDDED if source == MNIST else DRAWN if source == WITH_STROKES else Path(source)
     try:
-        if embedded:
-            data = load_idx(folder, str(source), read_digests(folder / "SHA256SUMS"))
+        if source == WITH_STROKES:
+            data = load_data(MNIST, valid_fraction)
+            return replace(data, train=data.train + _load_drawn(folder), source=WITH_STROKES)
+        if source == MNIST:
+            data = load_idx(folder, MNIST, read_digests(folder / "SHA256SUMS"))
         elif not os.path.isdir(folder):  # unlike Path's, False for a name that is too long or may not be looked up
-            raise MissingData(f"no folder {folder}; --data takes mnist, mnist+strokes, or a folder of IDX files or of images by class")
+            raise MissingData(
+                f"no folder {folder}; --data takes {MNIST}, {WITH_STROKES}, "
+                "or a folder of IDX files or of images by class"
+            )
         else:
             data = load_idx(folder) if idx_files(folder) else load_folders(folder)
     except OSError as e:  # of a folder that may not be listed, or was removed meanwhile
@@ -46,20 +51,14 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
     except RecursionError as e:
         raise InputError(f"{folder} has folders nested too deep; move the images up") from e
     if valid_fraction:
-        data = data.hold_out(valid_fraction)
-    if source == WITH_STROKES:
-        return replace(data, train=_joined(data.train, load_drawn()))
+        return data.hold_out(valid_fraction)
     if not len(data.valid) and not len(data.test):
         raise InputError(f"{source} has no validation or testing folder; hold a part out with --valid-fraction 0.1")
     return data
 
 
-def load_drawn() -> Split:
-    """The embedded digits that `strokes.draw_digits` drew. Raises InputError where a file is missing or damaged."""
-    digests = read_digests(DRAWN / "SHA256SUMS")
-    images, labels = (read_idx(DRAWN / f"{name}.gz", digest) for name, digest in sorted(digests.items()))
+def _load_drawn(folder: Path) -> Split:
+    images, labels = (
+        read_idx(folder / f"{name}.gz", digest) for name, digest in sorted(read_digests(folder / "SHA256SUMS").items())
+    )
     return Split(images, labels.astype(np.int64))
-
-
-def _joined(a: Split, b: Split) -> Split:
-    return Split(torch.cat([a.images, b.images]), torch.cat([a.labels, b.labels]))
