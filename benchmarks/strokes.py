@@ -3,7 +3,7 @@
     python benchmarks/strokes.py draw                                 # mnist_fastai/datasets/strokes; half a minute
     python benchmarks/strokes.py measure RUN… --out benchmarks/strokes.md
 
-`draw` writes the embedded files anew. `measure` gives the accuracy of finished runs on the images that they report on,
+`draw` writes the embedded files anew, and a sheet of them beside MNIST's (strokes.png). `measure` gives the accuracy of finished runs on the images that they report on,
 and on drawn digits of another seed. Those come from the generator that `reader` was trained with, which flatters it:
 they say whether it learned the shapes, not how well it reads people's.
 """
@@ -15,15 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from mnist_fastai import Data, Run, Split, dataloaders, forward, load_run
+from mnist_fastai import Data, Run, Split, dataloaders, forward, load_data, load_run
 from mnist_fastai.datasets import DRAWN
+from mnist_fastai.recipes import WITH_STROKES
 from mnist_fastai.strokes import SEED, N, draw_digits
 from mnist_fastai.train import git_commit
 
 OTHER = SEED + 1
 TESTED = 5000  # drawn digits
 SHOWN = 1, 7, 4, 9, 2  # the others are taken together
+COLUMNS = 16  # images of each digit on the sheet, MNIST's and drawn ones each
 
 
 def write(folder: Path) -> None:
@@ -36,6 +39,18 @@ def write(folder: Path) -> None:
         (folder / f"{name}.gz").write_bytes(gzip.compress(content, 9, mtime=0))
         digests.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
     (folder / "SHA256SUMS").write_text("".join(digests))
+
+
+def save_sheet(path: Path) -> None:
+    """A row for each digit: MNIST's first training images at the left, the first drawn ones at the right."""
+    train = load_data(WITH_STROKES).train
+    mnist, drawn = train[:-N], train[-N:]
+    gap = np.full((28, 4), 255, np.uint8)
+    rows = []
+    for digit in range(10):
+        left, right = (split.images[split.labels == digit][:COLUMNS].numpy() for split in (mnist, drawn))
+        rows.append(np.hstack([*left, gap, *right]))
+    Image.fromarray(np.vstack(rows)).save(path, optimize=True)
 
 
 def measure(paths: list[Path]) -> list[str]:
@@ -69,6 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "draw":
         write(DRAWN)
+        save_sheet(Path(__file__).with_suffix(".png"))
         return
     lines = measure(args.runs)
     if args.out:

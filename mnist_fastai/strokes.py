@@ -5,7 +5,8 @@
 MNIST was written in the USA (Grother 1995, NIST Special Database 19). Elsewhere a 1 has a long upstroke and sometimes a
 foot, a 7 a bar or a serif, a 4 a round top or a stem that runs on, a 9 a small or filled loop, a 2 a loop or a long
 foot. Each function below gives the skeleton of one such digit as strokes of jittered control points; `draw` bends,
-slants and inks it, and `reader.form` brings it into MNIST's format, as it does a photo. NumPy, SciPy and Pillow only.
+slants and inks it, and `reader.form` brings it into MNIST's format, as it does a photo. The ranges were chosen by eye,
+on sheets of drawn digits beside MNIST's (benchmarks/strokes.png). NumPy, SciPy and Pillow only.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 
+from .errors import InputError
 from .reader.form import fit_strokes
 
 N, SEED = 8000, 1  # of the digits in datasets/strokes: 12% of the training images with them
@@ -43,7 +45,9 @@ def draw_digits(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(digit: int, rng: np.random.Generator) -> np.ndarray:
-    """An image of a digit in MNIST's format, uint8 [28, 28]."""
+    """An image of a digit in MNIST's format, uint8 [28, 28]. Raises InputError for what is no digit."""
+    if digit not in SKELETONS:
+        raise InputError(f"{digit!r} is no digit that can be drawn; give one from 0 to 9")
     return fit_strokes(draw_ink(digit, rng))
 
 
@@ -69,7 +73,7 @@ def _bend(stroke: Stroke, rng: np.random.Generator) -> np.ndarray:
 
 
 def _spline(points: list, rng: np.random.Generator) -> np.ndarray:
-    """A natural cubic spline with centripetal parameters (Lee 1989), which has no loops; float [n, 2]."""
+    """A natural cubic spline with centripetal parameters (Lee 1989), which overshoot little; float [n, 2]."""
     knots = np.array(points, float)
     knots[1:-1] += rng.normal(0, 0.012 if len(knots) < 6 else 0.008, knots[1:-1].shape)
     if len(knots) == 2:  # no hand draws a straight line
@@ -93,11 +97,12 @@ def _place(strokes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarr
     turn = np.array([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
     matrix = turn @ [[wide, -slant], [0, 1]]
     tremor = rng.uniform(0, 0.008)
-    placed = []
-    for path in strokes:
-        noise = ndimage.gaussian_filter1d(rng.normal(0, 1, path.shape), 15, axis=0) * np.sqrt(30 * np.sqrt(pi))
-        placed.append(path @ matrix.T + tremor * noise)
-    return placed
+    return [path @ matrix.T + tremor * _wander(path.shape, 15, rng) for path in strokes]
+
+
+def _wander(shape: tuple[int, ...], pace: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise of standard deviation 1 that changes over about `pace` places of the pen."""
+    return ndimage.gaussian_filter1d(rng.normal(0, 1, shape), pace, axis=0) * np.sqrt(2 * pace * np.sqrt(pi))
 
 
 def _ink(strokes: list[np.ndarray], width: float, rng: np.random.Generator) -> np.ndarray:
@@ -108,9 +113,9 @@ def _ink(strokes: list[np.ndarray], width: float, rng: np.random.Generator) -> n
     page = Image.new("L", tuple(int(n) * FINE for n in size))
     pen, pressure, lift = ImageDraw.Draw(page), rng.uniform(0, 0.1), rng.uniform(0, 0.4) * (rng.random() < 0.4)
     for path in strokes:
-        wave = ndimage.gaussian_filter1d(rng.normal(0, 1, len(path)), 40, mode="reflect") * np.sqrt(80 * np.sqrt(pi))
-        end = np.clip(np.arange(len(path))[::-1] * STEP / 0.25, 0, 1)  # the pen is lifted while it still moves
-        radii = scale * width / 2 * np.clip(1 + pressure * wave, 0.7, 1.25) * (1 - lift * (1 - end))
+        at = np.arange(len(path))[::-1] * STEP  # from the stroke's end
+        lifted = lift * (1 - np.clip(at / 0.25, 0, 1))  # the pen is lifted while it still moves
+        radii = scale * width / 2 * np.clip(1 + pressure * _wander(at.shape, 40, rng), 0.7, 1.25) * (1 - lifted)
         every = max(1, int(0.1 * width / STEP))
         for (x, y), r in zip(((path - corner) * scale)[::every].tolist(), radii[::every].tolist(), strict=True):
             pen.ellipse((x - r, y - r, x + r, y + r), fill=255)

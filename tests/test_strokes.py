@@ -89,6 +89,13 @@ def test_an_image_follows_from_the_seed_and_its_index_alone():
     assert [len(a) for a in draw_digits(0, 3)] == [0, 0]
 
 
+@pytest.mark.parametrize("digit", [10, -1, "a", None])
+def test_what_is_no_digit_is_refused(digit):
+    with pytest.raises(InputError, match="is no digit") as error:
+        draw(digit, np.random.default_rng(0))
+    assert_one_sentence(str(error.value))
+
+
 def test_every_digit_is_drawn_as_often_as_it_should():
     assert set(SHARES) == set(SKELETONS) == set(range(10))
     assert sum(SHARES.values()) == pytest.approx(1)
