@@ -3,9 +3,9 @@
     python benchmarks/strokes.py draw                                 # mnist_fastai/datasets/strokes; half a minute
     python benchmarks/strokes.py measure RUN… --out benchmarks/strokes.md
 
-`draw` writes the embedded files anew, and a sheet of them beside MNIST's (strokes.png). `measure` gives the accuracy of finished runs on the images that they report on,
-and on drawn digits of another seed. Those come from the generator that `reader` was trained with, which flatters it:
-they say whether it learned the shapes, not how well it reads people's.
+`draw` writes the embedded files anew, and a sheet of them beside MNIST's (strokes.png). `measure` gives the accuracy of
+finished runs on the images that they report on, and on drawn digits of another seed. Those come from the generator that
+`reader` was trained with, which flatters it: they say whether it learned the shapes, not how well it reads people's.
 """
 
 import argparse
