@@ -164,6 +164,11 @@ def _usual_strokes(ink: np.ndarray) -> np.ndarray:
     return _trim(np.maximum(ink, moved) if radius > 0 else np.minimum(ink, moved))
 
 
+def fit_strokes(ink: np.ndarray) -> np.ndarray:
+    """One digit in ink, float32 [h, w] in [0, 1] → MNIST's format, uint8 [28, 28], with a stroke width usual there."""
+    return _fit(_usual_strokes(_trim(ink)))
+
+
 def _scale_to(ink: np.ndarray, long: int) -> np.ndarray:
     """Resize until the long side is `long` pixels, by area averaging where that shrinks it."""
     scale = long / max(ink.shape)
