@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..errors import InputError
 from .image import SIZE, Source, name_of, read_image, read_raw, reduce, resize
-from .ink import Box, absorption, find_ink, find_masks, find_paper, find_sheet, group, without_lines
+from .boxes import find_printed
+from .ink import Box, absorption, find_ink, find_masks, find_paper, find_sheet, group, grow
 
 BOX = 20  # pixels, the long side of a digit in MNIST's 28
 WORK = 1000  # pixels, the long side of the copy on which ink is searched
@@ -79,9 +80,12 @@ def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
     paper, dark, even = find_paper(work)
     ink, noise = find_ink(work if dark else 1 - work, paper, even)
     mask, faint = find_masks(ink, noise)
-    strokes = without_lines(mask, faint, even=even)
+    printed = find_printed(faint)
+    strokes = mask & ~printed
+    if even:  # in uneven light, faint ink may be a shadow
+        strokes = grow(strokes, faint & ~printed)
     labels, n = group(strokes if sheet is None else strokes & sheet)
-    digits = [_digit(grey, dark, paper, labels == i, factor, noise) for i in range(1, n + 1)]
+    digits = [_digit(grey, dark, paper, labels == i, printed, factor, noise) for i in range(1, n + 1)]
     return Steps(grey, paper, ink, mask, labels, digits)
 
 
@@ -102,7 +106,7 @@ def read_digits(source: Source, *, raw: bool = False, multi: bool = False) -> li
     return [(digit.image, digit.box) for digit in digits]
 
 
-def _digit(grey, dark: bool, paper: np.ndarray, mask: np.ndarray, factor: int, noise: float) -> Digit:
+def _digit(grey, dark: bool, paper, mask: np.ndarray, printed: np.ndarray, factor: int, noise: float) -> Digit:
     """Crop the ink under a mask, bool [h, w], from the full resolution, and bring it into MNIST's format."""
     from scipy import ndimage
 
@@ -117,7 +121,7 @@ def _digit(grey, dark: bool, paper: np.ndarray, mask: np.ndarray, factor: int, n
 
     margin = 2  # strokes are anti-aliased beyond the mask
     part = tuple(slice(*span(axis, margin)) for axis in (0, 1))
-    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin)
+    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin) & ~printed[part]
     left, top, right, bottom = in_picture(margin)
     crop = grey[top:bottom, left:right]
     crop = reduce(crop if dark else 255 - crop, DETAIL).astype(np.float32) / 255

@@ -12,7 +12,6 @@ from PIL import Image
 from .image import reduce, resize
 
 CONTRAST = 0.06  # the least share of light that ink absorbs
-STRAIGHT = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
 MAX_PARTS = 100  # parts of ink that are considered, the largest
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in the picture's pixels, right and bottom excluded
@@ -76,15 +75,16 @@ def _outside(mask: np.ndarray) -> np.ndarray | None:
 def find_paper(work: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     """The brightness of the paper, float32 [h, w], whether ink is dark, and whether the paper is even, as in a drawing.
 
-    Where ink is light, the brightness is that of the inverted picture. Even paper is the border's brightness; else it
-    is what most of each neighbourhood is.
+    Where ink is light, the brightness is that of the inverted picture. Even paper is the brightness of most of the
+    picture, or of its border; else it is what most of each neighbourhood is.
     """
-    b = max(1, round(0.04 * min(work.shape)))  # pixels from the edge: there is mostly paper
+    b = max(1, round(0.04 * min(work.shape)))  # pixels from the edge: there is mostly paper, or the lines of a cell
     border = np.concatenate([side.ravel() for side in (work[:b], work[-b:], work[b:-b, :b], work[b:-b, -b:])])
-    paper = np.median(border)
-    if (np.abs(border - paper) <= 0.008).mean() > 0.6:  # two of 256 levels: drawn, not photographed
-        dark = _skew(work - paper) <= 0
-        return np.full_like(work, paper if dark else 1 - paper), dark, True
+    for most, least in ((work[::3, ::3].ravel(), 0.5), (border, 0.6)):
+        paper = np.median(most)
+        if (np.abs(most - paper) <= 0.008).mean() > least:  # two of 256 levels: drawn, not photographed
+            dark = _skew(work - paper) <= 0
+            return np.full_like(work, paper if dark else 1 - paper), dark, True
     trend = _trend(work)
     dark = _ink_is_dark(work, trend)
     return _covered(*((work, trend) if dark else (1 - work, 1 - trend))), dark, False
@@ -176,47 +176,11 @@ def find_masks(ink: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return ink >= threshold, ink >= max(threshold / 2, 3 * noise)
 
 
-def without_lines(mask: np.ndarray, faint: np.ndarray, even: bool) -> np.ndarray:
-    """The mask without ruled lines, bool [h, w]; on even paper without lines, grown by the faint ink connected to it.
-
-    Strokes that cross a line stay whole. In uneven light, faint ink may be a shadow; on ruled paper, a line.
-    """
+def grow(mask: np.ndarray, faint: np.ndarray) -> np.ndarray:
+    """The mask and the faint ink connected to it, bool [h, w]."""
     from scipy import ndimage
 
-    lines = _level_lines(faint) | _level_lines(faint.T).T
-    if lines.any() or not even:
-        return mask & ~lines
     return ndimage.binary_propagation(mask, np.ones((3, 3)), faint)
-
-
-def _level_lines(mask: np.ndarray) -> np.ndarray:
-    """Straight thin lines from edge to edge, up to 7 degrees off level, bool [h, w].
-
-    Only in columns where the line stands alone, as staff lines are removed from scanned music.
-    """
-    from scipy import ndimage
-
-    h, w = mask.shape
-    columns = np.linspace(0, w - 1, min(w, 128)).astype(int)
-    thick = ndimage.binary_dilation(mask[:, columns], [[0, 1, 0]] * 3)  # a line is never quite straight
-    if thick.any(0).mean() < STRAIGHT:
-        return np.zeros_like(mask)
-    runs, n = ndimage.label(mask, [[0, 1, 0]] * 3)  # of ink in a column
-    length = np.bincount(runs.ravel(), minlength=n + 1)
-    length[0] = h
-    cut = np.zeros(n + 1, bool)
-    rows, centred = np.arange(h)[:, None], np.arange(w) - w / 2
-    for slope in np.linspace(-0.12, 0.12, 49):
-        y = rows + np.rint(slope * centred[columns]).astype(int)
-        inside = (y >= 0) & (y < h)
-        covered = (np.take_along_axis(thick, y.clip(0, h - 1), 0) & inside).sum(1)
-        for row in np.nonzero((covered > STRAIGHT * inside.sum(1)) & (inside.mean(1) > 0.3))[0]:
-            at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
-            near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
-            thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line
-            if thickness <= max(1, 0.04 * h):  # a digit that fills its picture has strokes of 0.1
-                cut[near[length[near] <= 1.6 * thickness + 1]] = True
-    return cut[runs]
 
 
 @dataclass

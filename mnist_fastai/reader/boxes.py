@@ -1,0 +1,273 @@
+"""Which ink is printed: boxes, the cells of tables, ruled lines, and what a crop has left of them along its edges.
+
+A box is judged as a whole, by the outline of a connected piece of ink or of all of it. What touches a line from one
+side keeps its body, and what crosses a line stays whole. `ink` below is a mask, bool [h, w].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAN = 0.15  # the greatest slope of a box's side: 8.5 degrees
+STRAIGHT = 0.6  # the least share of a side's length in which the outline follows it
+LONG = 0.4  # the least length of a side, of the long side of the ink
+THICK = 0.1  # the greatest width of a line, of the long side of the ink
+REST = 0.2  # the least size of what is written in a box, of the long side of the ink
+CORNER = 0.08  # the greatest distance of two sides that meet, of the long side of the ink
+EDGE = 2  # pixels from the picture's edge, within which a line ends there
+COVERED = 0.9  # the least share of the way through a box in which a line of a table is visible
+VISIBLE = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
+ROUNDS = 4  # lines within lines
+MAX_PIECES = 60  # pieces of ink that may be boxes, the largest
+
+TOP, LEFT, BOTTOM, RIGHT = range(4)
+
+
+def _turned(a: np.ndarray, side: int) -> np.ndarray:
+    """A view of [h, w] with a side on top; the columns go from left to right, or from top to bottom."""
+    return (a, a.T, a[::-1], a[:, ::-1].T)[side]
+
+
+@dataclass
+class Side:
+    """A line y = start + slope × x in the view that has it on top: its outer edge from column `left` to `right`."""
+
+    start: float
+    slope: float
+    left: int
+    right: int
+    thick: float
+
+    def at(self, x):
+        return self.start + self.slope * x
+
+
+def _outline(ink: np.ndarray, size: int) -> Side | None:
+    """The straight line along which most of the ink begins, seen from the top."""
+    columns = np.nonzero(ink.any(0))[0]
+    columns = columns[:: -(-len(columns) // 256) or 1]
+    if len(columns) < 8:
+        return None
+    first = ink[:, columns].argmax(0)
+    step = max(1.0, 0.006 * size)
+    slopes = np.linspace(-LEAN, LEAN, 31)[:, None]
+    level = np.rint((first - slopes * columns) / step).astype(int)
+    level -= level.min() - 1
+    bins = level.max() + 2
+    counts = np.bincount((level + bins * np.arange(len(slopes))[:, None]).ravel(), minlength=bins * len(slopes))
+    counts = counts.reshape(-1, bins)
+    counts = counts[:, :-2] + counts[:, 1:-1] + counts[:, 2:]
+    best, row = np.unravel_index(counts.argmax(), counts.shape)
+    on = np.abs(level[best] - row - 1) <= 1
+    for _ in range(2):
+        if on.sum() < 6:
+            return None
+        slope, start = np.polyfit(columns[on], first[on], 1)
+        on = np.abs(first - start - slope * columns) <= step
+    if on.sum() < 6:
+        return None
+    left, right = columns[on][[0, -1]]
+    along = (columns >= left) & (columns <= right)
+    if right - left < LONG * size or on.sum() < STRAIGHT * along.sum():
+        return None
+    bare = ~ink[:, columns[on]] & (np.arange(len(ink))[:, None] > first[on])
+    thick = float(np.percentile(np.where(bare.any(0), bare.argmax(0), len(ink)) - first[on], 30))
+    return Side(float(start), float(slope), int(left), int(right), thick) if thick <= THICK * size + 1 else None
+
+
+def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
+    """The pixels of a line in a view of the ink, bool [h, w], without those of strokes that cross it."""
+    h, w = ink.shape
+    rows, columns = np.arange(h)[:, None], np.arange(w)
+    middle = side.at(columns) + (side.thick - 1) / 2
+    reach = int(np.ceil(side.thick / 2)) + 1
+    offsets = np.array(sorted(range(-reach, reach + 1), key=abs))[:, None]
+    at = np.rint(middle + offsets).astype(int)
+    hit = (at >= 0) & (at < h) & ink[at.clip(0, h - 1), columns]
+    columns = columns[hit.any(0)]
+    at = at[hit.argmax(0)[columns], columns]
+    ink = ink[:, columns]
+    start = np.where(~ink & (rows < at), rows + 1, 0).max(0)  # of the run of ink there, and its end
+    end = np.where(~ink & (rows > at), rows, h).min(0)
+    outer = side.at(columns)
+    up, down = outer - start, end - outer - side.thick
+    thin = end - start <= 1.6 * side.thick + 1.5
+    beyond = max(2.0, 0.6 * side.thick)
+    start = np.where(thin | (up <= beyond), start, np.floor(outer - 0.5))
+    end = np.where(thin | (down <= 1), end, np.ceil(outer + side.thick + 0.5))
+    cut = np.zeros((h, w), bool)
+    cut[:, columns] = (rows >= start) & (rows < end) & (thin | (up <= beyond) | (down <= beyond))
+    return cut
+
+
+def _meet(sides: list[Side | None], shape: tuple[int, int], edges: list[int]) -> bool:
+    """Whether each side ends at another one or at the picture's edge; of a box that is open, two do not."""
+    h, w = shape
+    near = CORNER * max(shape) + max(side.thick for side in sides if side)
+    free = []
+    for i, side in enumerate(sides):
+        if side is None:
+            continue
+        length, depth = (w, h) if i in (TOP, BOTTOM) else (h, w)
+        for j in (LEFT, RIGHT) if i in (TOP, BOTTOM) else (TOP, BOTTOM):
+            x = side.left if j < BOTTOM else side.right
+            apart = x if j < BOTTOM else length - 1 - x
+            y = side.at(x) if i < BOTTOM else depth - 1 - side.at(x)
+            if apart + edges[j] > EDGE and (sides[j] is None or apart - sides[j].at(y) > near):
+                free.append(j)
+    count = sum(side is not None for side in sides)
+    return not free or (count == 3 and len(free) == 2 and free[0] == free[1] and sides[free[0]] is None)
+
+
+def _rest(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, list[tuple[slice, slice]], np.ndarray]:
+    """The pieces of ink [h, w], their boxes, and for each whether it is inside of all sides."""
+    from scipy import ndimage
+
+    labels, n = ndimage.label(ink, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    middle = np.array([[(s.start + s.stop - 1) / 2 for s in box] for box in boxes]).reshape(-1, 2)
+    inside = np.ones(n, bool)
+    for i, side in enumerate(sides):
+        if side is not None:
+            y, x = (middle if i in (TOP, BOTTOM) else middle[:, ::-1]).T
+            depth = y if i < BOTTOM else ink.shape[i == RIGHT] - 1 - y
+            inside &= depth > side.at(x)
+    return labels, boxes, inside
+
+
+def _box(ink: np.ndarray, others: np.ndarray, edges: list[int]) -> np.ndarray | None:
+    """The pixels of a box, an open one or a single line that is the outline of `ink`; None if there is none.
+
+    `others` is all ink in the same place, and `edges` are the distances to the picture's edges.
+    """
+    size = max(ink.shape)
+    sides = [_outline(_turned(ink, i), size) for i in range(4)]
+    count = sum(side is not None for side in sides)
+    if not count or not _meet(sides, ink.shape, edges):
+        return None
+    cut = np.zeros_like(ink)
+    for i, side in enumerate(sides):
+        if side is not None:
+            _turned(cut, i)[:] |= _cut(_turned(ink, i), side)
+    enclosing = count > 2 or (count == 2 and (sides[TOP] is None) != (sides[BOTTOM] is None))
+    if enclosing:
+        cut |= _separators(others & ~cut, sides) & ink
+    labels, boxes, inside = _rest(others & ~cut, sides if enclosing else [None] * 4)
+    area = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:] * inside
+    if not inside.any():
+        return None
+    y, x = boxes[area.argmax()]
+    gaps = y.start + edges[TOP], x.start + edges[LEFT], ink.shape[0] - y.stop + edges[BOTTOM]
+    if min(*gaps, ink.shape[1] - x.stop + edges[RIGHT]) < 1:  # a digit that fills the picture
+        return None
+    height, width = y.stop - y.start, x.stop - x.start
+    if max(height, width) < REST * size or width > 4 * height:
+        return None
+    if enclosing:
+        cut |= ink & ~np.append(True, inside)[labels]
+    return cut
+
+
+def _separators(ink: np.ndarray, sides: list[Side | None]) -> np.ndarray:
+    """The lines that go on through the inside of a box, from side to side."""
+    cut = np.zeros_like(ink)
+    for turn in (TOP, LEFT):
+        slope = np.mean([sign * s.slope for s, sign in ((sides[turn], 1), (sides[turn + 2], -1)) if s is not None])
+        view = _turned(ink & ~cut, turn)
+        h, w = view.shape
+        left, right = (
+            0 if s is None else s.at(h / 2) + s.thick + abs(s.slope) * h / 2 for s in (sides[1 - turn], sides[3 - turn])
+        )
+        columns = np.linspace(left + 0.03 * w, w - 1 - right - 0.03 * w, 100).astype(int)
+        if columns[-1] <= columns[0]:
+            continue
+        thick = view | np.pad(view, ((1, 0), (0, 0)))[:-1] | np.pad(view, ((0, 1), (0, 0)))[1:]
+        at = np.arange(h)[:, None] + np.rint(slope * (columns - w / 2)).astype(int)
+        covered = ((at >= 0) & (at < h) & thick[at.clip(0, h - 1), columns]).mean(1) > COVERED
+        ends = np.diff(np.pad(covered.astype(int), 1)).nonzero()[0].reshape(-1, 2)
+        for first, end in ends:
+            if end - first <= THICK * max(h, w) + 3:
+                side = Side(first + 1 - slope * w / 2, slope, 0, w, max(1, end - first - 2))
+                _turned(cut, turn)[:] |= _cut(view, side)
+    return cut
+
+
+def find_printed(ink: np.ndarray) -> np.ndarray:
+    """The pixels of boxes and of single lines from edge to edge, bool [h, w]."""
+    from scipy import ndimage
+
+    printed = np.zeros_like(ink)
+    labels, n = ndimage.label(ink, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    area = np.bincount(labels.ravel(), minlength=n + 1)
+    shape = np.array(ink.shape)
+    for i in np.argsort(-area[1:], kind="stable")[:MAX_PIECES]:
+        y, x = box = boxes[i]
+        if min(y.stop - y.start, x.stop - x.start) > 0.1 * max(shape):
+            edges = [y.start, x.start, shape[0] - y.stop, shape[1] - x.stop]
+            others = (ink & ~printed)[box]
+            found = _box((labels[box] == i + 1) & others, others, edges)
+            if found is not None:
+                printed[box] |= found
+    for _ in range(ROUNDS):
+        rest = ink & ~printed
+        found = _box(rest, rest, [0, 0, 0, 0])
+        if found is None:
+            break
+        printed |= found
+    printed |= _ruled(ink & ~printed)
+    return printed | _along_edges(ink & ~printed)
+
+
+def _along_edges(ink: np.ndarray) -> np.ndarray:
+    """The pieces of ink that lie along the picture's edges, what a crop has left of lines; none if that is all."""
+    from scipy import ndimage
+
+    h, w = ink.shape
+    labels, n = ndimage.label(ink, np.ones((3, 3)))
+    rows, columns = np.indices(ink.shape, sparse=True)
+    depth = np.minimum(np.minimum(rows, h - 1 - rows), np.minimum(columns, w - 1 - columns))
+    number = np.arange(n + 1)
+    deepest = ndimage.maximum(depth, labels, number)
+    along = (ndimage.minimum(depth, labels, number) < EDGE) & (deepest < max(2, THICK * min(h, w)))
+    along[0] = False
+    rest = ink & ~along[labels]
+    columns, rows = rest.any(0).nonzero()[0], rest.any(1).nonzero()[0]
+    if not along.any() or not len(rows) or max(np.ptp(rows), np.ptp(columns)) < REST * max(h, w):
+        return np.zeros_like(ink)
+    return along[labels]
+
+
+def _ruled(ink: np.ndarray) -> np.ndarray:
+    """Straight lines from edge to edge that are no outline, up to 7 degrees off level, bool [h, w]."""
+    lines = _level(ink) | _level(ink.T).T
+    return lines if (ink & ~lines).any() else np.zeros_like(ink)
+
+
+def _level(ink: np.ndarray) -> np.ndarray:
+    """Only in columns where the line stands alone, as staff lines are removed from scanned music."""
+    from scipy import ndimage
+
+    h, w = ink.shape
+    columns = np.linspace(0, w - 1, min(w, 128)).astype(int)
+    thick = ndimage.binary_dilation(ink[:, columns], [[0, 1, 0]] * 3)  # a line is never quite straight
+    if thick.any(0).mean() < VISIBLE:
+        return np.zeros_like(ink)
+    runs, n = ndimage.label(ink, [[0, 1, 0]] * 3)  # of ink in a column
+    length = np.bincount(runs.ravel(), minlength=n + 1)
+    length[0] = h
+    cut = np.zeros(n + 1, bool)
+    rows, centred = np.arange(h)[:, None], np.arange(w) - w / 2
+    ends = max(1, round(0.015 * len(columns)))
+    for slope in np.linspace(-0.12, 0.12, 49):
+        y = rows + np.rint(slope * centred[columns]).astype(int)
+        inside = (y >= 0) & (y < h)
+        on = np.take_along_axis(thick, y.clip(0, h - 1), 0) | ~inside
+        whole = on[:, :ends].any(1) & on[:, -ends:].any(1) & (inside.mean(1) > 0.3)
+        for row in np.nonzero(whole & ((on & inside).sum(1) > VISIBLE * inside.sum(1)))[0]:
+            at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
+            near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
+            thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line
+            if thickness <= max(1, 0.04 * h):  # a digit that fills its picture has strokes of 0.1
+                cut[near[length[near] <= 1.6 * thickness + 1]] = True
+    return cut[runs]
