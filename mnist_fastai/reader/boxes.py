@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAN = 0.15  # the greatest slope of a box's side: 8.5 degrees
-STRAIGHT = 0.6  # the least share of a side's length in which the outline follows it
-LONG = 0.4  # the least length of a side, of the long side of the ink
-THICK = 0.1  # the greatest width of a line, of the long side of the ink
-REST = 0.2  # the least size of what is written in a box, of the long side of the ink
-CORNER = 0.08  # the greatest distance of two sides that meet, of the long side of the ink
+STRAIGHT = 0.4  # the least share of a side's length in which the outline follows it
+LONG = 0.4  # the least length of a side, of the ink's extent along it
+THICK = 0.1  # the greatest width of a line, of the short side of the ink
+REST = 0.2  # the least size of what is written in a box, of the short side of the ink
+CORNER = 0.08  # the greatest distance of two sides that meet, of the short side of the ink
 EDGE = 2  # pixels from the picture's edge, within which a line ends there
 COVERED = 0.9  # the least share of the way through a box in which a line of a table is visible
 VISIBLE = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
+DARKER = 1.2  # of writing against a line, from which the two are told apart where they overlap
 ROUNDS = 4  # lines within lines
 MAX_PIECES = 60  # pieces of ink that may be boxes, the largest
 
@@ -68,7 +69,9 @@ def _outline(ink: np.ndarray, size: int) -> Side | None:
         return None
     left, right = columns[on][[0, -1]]
     along = (columns >= left) & (columns <= right)
-    if right - left < LONG * size or on.sum() < STRAIGHT * along.sum():
+    if right - left < LONG * ink.shape[1] or on.sum() < STRAIGHT * along.sum():
+        return None
+    if start + slope * ink.shape[1] / 2 > ink.shape[0] / 2:  # the opposite side, seen through an open one
         return None
     bare = ~ink[:, columns[on]] & (np.arange(len(ink))[:, None] > first[on])
     thick = float(np.percentile(np.where(bare.any(0), bare.argmax(0), len(ink)) - first[on], 30))
@@ -103,7 +106,7 @@ def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
 def _meet(sides: list[Side | None], shape: tuple[int, int], edges: list[int]) -> bool:
     """Whether each side ends at another one or at the picture's edge; of a box that is open, two do not."""
     h, w = shape
-    near = CORNER * max(shape) + max(side.thick for side in sides if side)
+    near = CORNER * min(shape) + 1
     free = []
     for i, side in enumerate(sides):
         if side is None:
@@ -116,7 +119,7 @@ def _meet(sides: list[Side | None], shape: tuple[int, int], edges: list[int]) ->
             if apart + edges[j] > EDGE and (sides[j] is None or apart - sides[j].at(y) > near):
                 free.append(j)
     count = sum(side is not None for side in sides)
-    return not free or (count == 3 and len(free) == 2 and free[0] == free[1] and sides[free[0]] is None)
+    return not free or (count == 3 and len(set(free)) == 1 and sides[free[0]] is None)
 
 
 def _rest(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, list[tuple[slice, slice]], np.ndarray]:
@@ -131,7 +134,7 @@ def _rest(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, list[t
         if side is not None:
             y, x = (middle if i in (TOP, BOTTOM) else middle[:, ::-1]).T
             depth = y if i < BOTTOM else ink.shape[i == RIGHT] - 1 - y
-            inside &= depth > side.at(x)
+            inside &= depth > side.at(x) - CORNER * min(ink.shape)  # it may stick out
     return labels, boxes, inside
 
 
@@ -140,7 +143,9 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int]) -> np.ndarray | 
 
     `others` is all ink in the same place, and `edges` are the distances to the picture's edges.
     """
-    size = max(ink.shape)
+    from scipy import ndimage
+
+    size = min(ink.shape)
     sides = [_outline(_turned(ink, i), size) for i in range(4)]
     count = sum(side is not None for side in sides)
     if not count or not _meet(sides, ink.shape, edges):
@@ -156,10 +161,12 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int]) -> np.ndarray | 
     area = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:] * inside
     if not inside.any():
         return None
-    y, x = boxes[area.argmax()]
-    gaps = y.start + edges[TOP], x.start + edges[LEFT], ink.shape[0] - y.stop + edges[BOTTOM]
-    if min(*gaps, ink.shape[1] - x.stop + edges[RIGHT]) < 1:  # a digit that fills the picture
-        return None
+    written = area.argmax()
+    y, x = boxes[written]
+    gaps = y.start, x.start, ink.shape[0] - y.stop, ink.shape[1] - x.stop
+    if any(side and gaps[i - 2] + edges[i - 2] < 1 for i, side in enumerate(sides)):
+        if (ndimage.binary_dilation(labels == written + 1, np.ones((3, 3))) & cut).any():
+            return None  # a digit that fills the picture, and a stroke of it
     height, width = y.stop - y.start, x.stop - x.start
     if max(height, width) < REST * size or width > 4 * height:
         return None
@@ -186,13 +193,28 @@ def _separators(ink: np.ndarray, sides: list[Side | None]) -> np.ndarray:
         covered = ((at >= 0) & (at < h) & thick[at.clip(0, h - 1), columns]).mean(1) > COVERED
         ends = np.diff(np.pad(covered.astype(int), 1)).nonzero()[0].reshape(-1, 2)
         for first, end in ends:
-            if end - first <= THICK * max(h, w) + 3:
+            if end - first <= THICK * min(h, w) + 3:
                 side = Side(first + 1 - slope * w / 2, slope, 0, w, max(1, end - first - 2))
                 _turned(cut, turn)[:] |= _cut(view, side)
     return cut
 
 
-def find_printed(ink: np.ndarray) -> np.ndarray:
+def find_printed(ink: np.ndarray, absorbed: np.ndarray) -> np.ndarray:
+    """The pixels of printed lines, bool [h, w], without what is written over them in darker ink.
+
+    `absorbed` is the share of light that the ink absorbs, float [h, w].
+    """
+    printed = _boxes(ink)
+    printed |= _ruled(ink & ~printed)
+    printed |= _along_edges(ink & ~printed)
+    if printed.any() and (ink & ~printed).any():
+        line, written = np.percentile(absorbed[printed], 90), np.median(absorbed[ink & ~printed])
+        if written > DARKER * line:
+            printed &= absorbed < (line + written) / 2
+    return printed
+
+
+def _boxes(ink: np.ndarray) -> np.ndarray:
     """The pixels of boxes and of single lines from edge to edge, bool [h, w]."""
     from scipy import ndimage
 
@@ -203,7 +225,7 @@ def find_printed(ink: np.ndarray) -> np.ndarray:
     shape = np.array(ink.shape)
     for i in np.argsort(-area[1:], kind="stable")[:MAX_PIECES]:
         y, x = box = boxes[i]
-        if min(y.stop - y.start, x.stop - x.start) > 0.1 * max(shape):
+        if min(y.stop - y.start, x.stop - x.start) > 0.1 * min(shape):
             edges = [y.start, x.start, shape[0] - y.stop, shape[1] - x.stop]
             others = (ink & ~printed)[box]
             found = _box((labels[box] == i + 1) & others, others, edges)
@@ -215,8 +237,7 @@ def find_printed(ink: np.ndarray) -> np.ndarray:
         if found is None:
             break
         printed |= found
-    printed |= _ruled(ink & ~printed)
-    return printed | _along_edges(ink & ~printed)
+    return printed
 
 
 def _along_edges(ink: np.ndarray) -> np.ndarray:

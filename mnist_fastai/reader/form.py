@@ -80,7 +80,7 @@ def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
     paper, dark, even = find_paper(work)
     ink, noise = find_ink(work if dark else 1 - work, paper, even)
     mask, faint = find_masks(ink, noise)
-    printed = find_printed(faint)
+    printed = find_printed(faint, ink)
     strokes = mask & ~printed
     if even:  # in uneven light, faint ink may be a shadow
         strokes = grow(strokes, faint & ~printed)
