@@ -138,7 +138,7 @@ def _rest(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, list[t
     return labels, boxes, inside
 
 
-def _box(ink: np.ndarray, others: np.ndarray, edges: list[int]) -> np.ndarray | None:
+def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = False) -> np.ndarray | None:
     """The pixels of a box, an open one or a single line that is the outline of `ink`; None if there is none.
 
     `others` is all ink in the same place, and `edges` are the distances to the picture's edges.
@@ -148,7 +148,7 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int]) -> np.ndarray | 
     size = min(ink.shape)
     sides = [_outline(_turned(ink, i), size) for i in range(4)]
     count = sum(side is not None for side in sides)
-    if not count or not _meet(sides, ink.shape, edges):
+    if not count or (closed and count < 4) or not _meet(sides, ink.shape, edges):
         return None
     cut = np.zeros_like(ink)
     for i, side in enumerate(sides):
@@ -215,28 +215,35 @@ def find_printed(ink: np.ndarray, absorbed: np.ndarray) -> np.ndarray:
 
 
 def _boxes(ink: np.ndarray) -> np.ndarray:
-    """The pixels of boxes and of single lines from edge to edge, bool [h, w]."""
-    from scipy import ndimage
+    """The pixels of boxes and of single lines from edge to edge, bool [h, w].
 
-    printed = np.zeros_like(ink)
-    labels, n = ndimage.label(ink, np.ones((3, 3)))
-    boxes = ndimage.find_objects(labels)
-    area = np.bincount(labels.ravel(), minlength=n + 1)
-    shape = np.array(ink.shape)
-    for i in np.argsort(-area[1:], kind="stable")[:MAX_PIECES]:
-        y, x = box = boxes[i]
-        if min(y.stop - y.start, x.stop - x.start) > 0.1 * min(shape):
-            edges = [y.start, x.start, shape[0] - y.stop, shape[1] - x.stop]
-            others = (ink & ~printed)[box]
-            found = _box((labels[box] == i + 1) & others, others, edges)
-            if found is not None:
-                printed[box] |= found
+    First of pieces of ink that are closed boxes; then of all ink, if it is broken; then of pieces that are open.
+    """
+    printed = _of_pieces(ink, closed=True)
     for _ in range(ROUNDS):
         rest = ink & ~printed
         found = _box(rest, rest, [0, 0, 0, 0])
         if found is None:
             break
         printed |= found
+    return printed | _of_pieces(ink & ~printed, closed=False)
+
+
+def _of_pieces(ink: np.ndarray, closed: bool) -> np.ndarray:
+    from scipy import ndimage
+
+    printed = np.zeros_like(ink)
+    labels, n = ndimage.label(ink, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    area = np.bincount(labels.ravel(), minlength=n + 1)
+    h, w = ink.shape
+    for i in np.argsort(-area[1:], kind="stable")[:MAX_PIECES]:
+        y, x = box = boxes[i]
+        if min(y.stop - y.start, x.stop - x.start) > 0.1 * min(h, w):
+            rest = ink[box] & ~printed[box]
+            found = _box((labels[box] == i + 1) & rest, rest, [y.start, x.start, h - y.stop, w - x.stop], closed)
+            if found is not None:
+                printed[box] |= found
     return printed
 
 
