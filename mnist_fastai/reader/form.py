@@ -7,15 +7,17 @@ MNIST's format (LeCun et al. 1998, section III.A): white ink on black, the bound
 its aspect kept and edges anti-aliased, then placed in 28×28 by its centre of mass.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .image import SIZE, Source, name_of, read_image, read_raw, reduce, resize
+from .image import SIZE, Box, Source, name_of, read_image, read_raw, reduce, resize
 from .boxes import find_printed
-from .ink import Box, absorption, find_ink, find_masks, find_paper, find_sheet, group, grow
+from .ink import absorption, find_ink, find_masks, find_paper, find_sheet, grow
+from .parts import find_parts, group, line_between, rows, seams
 
 BOX = 20  # pixels, the long side of a digit in MNIST's 28
 WORK = 1000  # pixels, the long side of the copy on which ink is searched
@@ -23,6 +25,15 @@ DETAIL = 400  # pixels, the long side of a digit while its strokes are made thic
 # Stroke widths in pixels of the 20×20 box. 98% of MNIST's training images lie between 1.5 and 4.2, and their median is
 # 2.4. Thinner strokes are made TYPICAL, which raises the mean probability of a thin pen's digits from 0.89 to 0.96.
 THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
+
+
+# Whether two pieces of ink are one digit, and one piece is two: by logistic regression, on training images
+NEAR = 0.35  # the greatest distance of a digit's strokes, in its long sides
+WIDEST = 1.5  # the greatest width of a digit, in heights
+APART = np.array([0.82, -0.45, -1.12])  # 1, distance, width / height: above 0, with the logarithms' difference, one
+TOUCHING = np.array([0.88, -0.71])  # 1, width / height: by so much two must be surer than one
+
+Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → probabilities [n, classes]
 
 
 @dataclass
@@ -51,7 +62,7 @@ class Steps:
     sheet: Box | None = None  # of a sheet that lies on something else
 
 
-def preprocess(grey: np.ndarray) -> Steps:
+def preprocess(grey: np.ndarray, probabilities: Model | None = None, *, multi: bool = False) -> Steps:
     """Find the digits in grey pixels, uint8 [h, w], and bring each into MNIST's format.
 
     Ink may be dark or light. Separate strokes of one digit stay together; digits that touch are taken for one. If a
@@ -60,15 +71,15 @@ def preprocess(grey: np.ndarray) -> Steps:
     """
     if sheet := find_sheet(grey):
         (left, top, right, bottom), inside = sheet
-        steps = _read_page(grey[top:bottom, left:right], inside)
+        steps = _read_page(grey[top:bottom, left:right], probabilities, multi, inside)
         if steps.digits:
             for digit in steps.digits:
                 digit.box = tuple(n + at for n, at in zip(digit.box, (left, top, left, top), strict=True))
             return replace(steps, grey=grey, sheet=(left, top, right, bottom))
-    return _read_page(grey)
+    return _read_page(grey, probabilities, multi)
 
 
-def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
+def _read_page(grey: np.ndarray, probabilities: Model | None, multi: bool, sheet: np.ndarray | None = None) -> Steps:
     """`preprocess` on a picture that is paper all over, or only in the mask `sheet`, bool [h, w] of any size."""
     from scipy import ndimage
 
@@ -84,20 +95,119 @@ def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
     strokes = mask & ~printed
     if even:  # in uneven light, faint ink may be a shadow
         strokes = grow(strokes, faint & ~printed)
-    labels, n = group(strokes if sheet is None else strokes & sheet)
-    digits = [_digit(grey, dark, paper, labels == i, printed, factor, noise) for i in range(1, n + 1)]
-    return Steps(grey, paper, ink, mask, labels, digits)
+    numbers, parts = find_parts(strokes if sheet is None else strokes & sheet)
+    groups = group(parts, printed)
+    digit_of = np.zeros(numbers.max() + 1, np.uint8)
+    for k, digit in enumerate(groups, 1):
+        digit_of[[part.number for part in digit]] = k
+    labels = digit_of[numbers]
+    masks = [labels == k for k in range(1, len(groups) + 1)]
+
+    def bring(mask: np.ndarray) -> Digit:
+        return _digit(grey, dark, paper, mask, printed, factor, noise)
+
+    found = [(mask, bring(mask)) for mask in masks]
+    if probabilities is not None:
+        found = [digit for row in _in_rows(found) for digit in _choose(row, bring, printed, probabilities, multi)]
+    labels = np.zeros(work.shape, np.uint8)
+    found = sum(_in_rows(found), [])
+    for k, (mask_of_digit, _) in enumerate(found, 1):
+        labels[mask_of_digit] = k
+    return Steps(grey, paper, ink, mask, labels, [digit for _, digit in found])
 
 
-def read_digits(source: Source, *, raw: bool = False, multi: bool = False) -> list[tuple[np.ndarray, Box]]:
-    """The image in MNIST's format, uint8 [28, 28], and the box of each digit, from left to right.
+Found = tuple[np.ndarray, Digit]  # a digit's mask, bool [h, w], and the digit
+
+
+def _in_rows(found: list[Found]) -> list[list[Found]]:
+    return [[found[i] for i in row] for row in rows([digit.box for _, digit in found])]
+
+
+def _choose(
+    found: list[Found], bring: Callable, printed: np.ndarray, probabilities: Model, multi: bool
+) -> list[Found]:
+    """Of the ways to take strokes for digits, the one that the model is surest of."""
+
+    def sure(found: list[Found]) -> float:
+        """The logarithm of the probability that they are these digits."""
+        p = probabilities(np.array([digit.image for _, digit in found]))
+        return float(np.log(np.maximum(p.max(1), 1e-9)).sum())
+
+    i = 0
+    while i + 1 < len(found) and (multi or len(found) == 2):
+        pair = found[i : i + 2]
+        if line_between(printed, *(_box(mask) for mask, _ in pair)):
+            return found  # in boxes, each has its own
+        both = pair[0][0] | pair[1][0]
+        h, w = _extent(both)
+        gap = _gap(pair[0][0], pair[1][0]) / max(h, w)
+        if gap <= NEAR and w <= WIDEST * h:
+            one = (both, bring(both))
+            if sure([one]) - sure(pair) + APART @ (1, gap, w / h) > 0:
+                found[i : i + 2] = [one]
+                continue
+        i += 1
+    out = []
+    while found and multi:
+        whole = found.pop(0)
+        h, w = _extent(whole[0])
+        least = sure([whole]) + TOUCHING @ (1, w / h)
+        pairs = [[(half, bring(half)) for half in halves] for halves in _halves(whole[0])] if least < 0 else []
+        best = max(pairs, key=sure, default=[whole])
+        if len(best) == 2 and sure(best) > least:
+            found = best + found
+        else:
+            out.append(whole)
+    return out + found
+
+
+def _box(mask: np.ndarray) -> Box:
+    """The box of what a mask, bool [h, w], covers, in its pixels."""
+    (top, bottom), (left, right) = (mask.any(axis).nonzero()[0][[0, -1]].tolist() for axis in (1, 0))
+    return left, top, right + 1, bottom + 1
+
+
+def _extent(mask: np.ndarray) -> tuple[int, int]:
+    """The height and width of what a mask, bool [h, w], covers."""
+    left, top, right, bottom = _box(mask)
+    return bottom - top, right - left
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance of two masks in pixels."""
+    from scipy import ndimage
+
+    return float(ndimage.distance_transform_edt(~a)[b].min())
+
+
+def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ways to cut a mask, bool [h, w], in a left and a right digit."""
+    left, top, right, bottom = _box(mask)
+    part = mask[top:bottom, left:right]
+    h, w = part.shape
+    small = resize(part, (64, max(8, round(64 * w / h))))
+    out = []
+    for path in seams(small):
+        at = path[np.arange(h) * 64 // h] * w / small.shape[1]
+        beyond = np.zeros_like(mask)
+        beyond[top:bottom, left:right] = np.arange(w) >= at[:, None]
+        pair = mask & ~beyond, mask & beyond
+        if all(half.any() and _extent(half)[0] > 0.5 * h for half in pair):
+            out.append(pair)
+    return out
+
+
+def read_digits(
+    source: Source, probabilities: Model | None = None, *, raw: bool = False, multi: bool = False
+) -> list[tuple[np.ndarray, Box]]:
+    """The image in MNIST's format, uint8 [28, 28], and the box of each digit, by rows and from left to right.
 
     `raw` takes a picture that is in MNIST's format. Raises InputError as `read_image`, for a picture without a digit,
     and, unless `multi`, for one with several.
     """
     if raw:
         return [(read_raw(source), (0, 0, SIZE, SIZE))]
-    digits = preprocess(read_image(source)).digits
+    digits = preprocess(read_image(source), probabilities, multi=multi).digits
     if not digits:
         raise InputError(f"no digit was found in {name_of(source)}; `mnist-fa predict --show-steps` draws the steps")
     if len(digits) > 1 and not multi:

@@ -1,20 +1,15 @@
-"""Grey pixels → the paper, the ink on it, and which parts of the ink are one digit.
+"""Grey pixels → the paper and the ink on it.
 
 `form.preprocess` decides the order of the steps. Below, `work` is a picture of floats in [0, 1]. SciPy is imported on
 first use, since that takes 0.1 s.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
-from .image import reduce, resize
+from .image import Box, reduce, resize
 
 CONTRAST = 0.06  # the least share of light that ink absorbs
-MAX_PARTS = 100  # parts of ink that are considered, the largest
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom in the picture's pixels, right and bottom excluded
 
 
 def find_sheet(grey: np.ndarray) -> tuple[Box, np.ndarray] | None:
@@ -181,102 +176,3 @@ def grow(mask: np.ndarray, faint: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     return ndimage.binary_propagation(mask, np.ones((3, 3)), faint)
-
-
-@dataclass
-class Part:
-    """A connected piece of ink: its number in the labels, its pixels, and its bounding box, ends excluded."""
-
-    number: int
-    area: int
-    top: int
-    bottom: int
-    left: int
-    right: int
-    height: int
-    width: int
-
-
-def group(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Label the digits from left to right, int [h, w] with 0 for the rest, and count them."""
-    from scipy import ndimage
-
-    labels, n = ndimage.label(mask, np.ones((3, 3)))
-    area, boxes = np.bincount(labels.ravel(), minlength=n + 1), ndimage.find_objects(labels)
-    parts = []
-    for i in np.argsort(-area[1:], kind="stable")[:MAX_PARTS]:
-        y, x = boxes[i]
-        size = y.stop - y.start, x.stop - x.start
-        parts.append(Part(i + 1, area[i + 1], y.start, y.stop, x.start, x.stop, *size))
-    parts = _without_corners(_without_frames(parts, labels), *mask.shape)
-    number = np.zeros(n + 1, np.uint8)
-    digits = _digits(parts, smallest=max(4, 0.02 * max(mask.shape)))
-    for k, digit in enumerate(digits, 1):
-        number[[part.number for part in digit]] = k
-    return number[labels], len(digits)
-
-
-def _without_frames(parts: list[Part], labels: np.ndarray) -> list[Part]:
-    """Drop each part that holds another one too large for the same digit in a hole: a table's cell."""
-    from scipy import ndimage
-
-    def frames(a: Part) -> bool:
-        large = [b for b in parts if b.height > 0.3 * a.height]
-        inside = [
-            b.number for b in large if a.top < b.top and b.bottom < a.bottom and a.left < b.left and b.right < a.right
-        ]
-        if not inside:
-            return False
-        here = labels[a.top : a.bottom, a.left : a.right]
-        return bool(np.isin(here[ndimage.binary_fill_holes(here == a.number)], inside).any())
-
-    return [part for part in parts if not frames(part)]
-
-
-def _without_corners(parts: list[Part], h: int, w: int) -> list[Part]:
-    """Drop parts that lie across a corner of the picture if any others remain: a shadow, or the end of a line.
-
-    A picture that is cropped to its digits has ink at all four sides, and keeps it.
-    """
-    at = np.array([(p.top == 0, p.bottom == h, p.left == 0, p.right == w) for p in parts], bool).reshape(-1, 4)
-    corner = (at[:, 0] | at[:, 1]) & (at[:, 2] | at[:, 3])
-    rest = [p for p, out in zip(parts, corner, strict=True) if not out]
-    if at.any(0).all() or not any(max(p.height, p.width) >= max(4, 0.04 * max(h, w)) for p in rest):
-        return parts
-    return rest
-
-
-def _digits(parts: list[Part], smallest: float) -> list[list[Part]]:
-    """The parts of each digit, from left to right.
-
-    The numbers were chosen on training images. Of the 60,000, 1,456 are in several parts at the threshold, and 17 of
-    these are taken for several digits. Of 1,800 pairs side by side, at least a twentieth of their height apart, 98.6%
-    are read as two.
-    """
-    if not parts:
-        return []
-    largest = max(p.area for p in parts)
-    size = max(max(p.height, p.width / 2) for p in parts if p.area >= 0.25 * largest)  # of a digit
-    if size < smallest:
-        return []
-
-    def joined(a: Part, b: Part) -> bool:
-        dx = max(a.left, b.left) - min(a.right, b.right)
-        dy = max(a.top, b.top) - min(a.bottom, b.bottom)
-        if -dx > 0.5 * min(a.width, b.width):  # one above the other
-            return dy <= 0.35 * size
-        low = min(a.height, b.height)
-        # a stroke is lower than a digit, or above or below the others, as a 5's bar is
-        return (low < 0.6 * size or -dy < 0.5 * low) and np.hypot(max(dx, 0), max(dy, 0)) <= 0.3 * size
-
-    groups: list[list[Part]] = []
-    for part in parts:
-        if max(part.height, part.width) >= 0.15 * size and part.area >= 0.02 * largest:  # else it is a speck
-            near = [g for g in groups if any(joined(part, other) for other in g)]
-            groups = [g for g in groups if g not in near] + [sum(near, [part])]
-
-    def extent(group: list[Part]) -> int:
-        height = max(p.bottom for p in group) - min(p.top for p in group)
-        return max(height, max(p.right for p in group) - min(p.left for p in group))
-
-    return sorted((g for g in groups if extent(g) >= 0.35 * size), key=lambda g: min(p.left for p in g))

@@ -201,7 +201,7 @@ def answers(
 
     def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
         try:
-            return read_digits(picture, raw=raw, multi=multi), ""
+            return read_digits(picture, session.probabilities, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
 
