@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAN = 0.15  # the greatest slope of a box's side: 8.5 degrees
+SQUARE = 0.07  # the greatest difference of the sides' slopes: 4 degrees
 STRAIGHT = 0.4  # the least share of a side's length in which the outline follows it
+DRAWN = 0.7  # the least share of a side's length in which it is not broken
 LONG = 0.4  # the least length of a side, of the ink's extent along it
 THICK = 0.1  # the greatest width of a line, of the short side of the ink
 REST = 0.2  # the least size of what is written in a box, of the short side of the ink
 CORNER = 0.08  # the greatest distance of two sides that meet, of the short side of the ink
 EDGE = 2  # pixels from the picture's edge, within which a line ends there
+ENDS = 0.05  # of a line from edge to edge: where a digit touches it there, it is a stroke
 COVERED = 0.9  # the least share of the way through a box in which a line of a table is visible
 VISIBLE = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
 DARKER = 1.2  # of writing against a line, from which the two are told apart where they overlap
@@ -65,13 +68,17 @@ def _outline(ink: np.ndarray, size: int) -> Side | None:
             return None
         slope, start = np.polyfit(columns[on], first[on], 1)
         on = np.abs(first - start - slope * columns) <= step
-    if on.sum() < 6:
+    if on.sum() < 6 or abs(slope) > LEAN:
         return None
     left, right = columns[on][[0, -1]]
     along = (columns >= left) & (columns <= right)
     if right - left < LONG * ink.shape[1] or on.sum() < STRAIGHT * along.sum():
         return None
     if start + slope * ink.shape[1] / 2 > ink.shape[0] / 2:  # the opposite side, seen through an open one
+        return None
+    along = columns[along]
+    at = (start + slope * along).round().astype(int) + np.array([-1, 0, 1])[:, None] * round(step)
+    if ink[at.clip(0, len(ink) - 1), along].any(0).mean() < DRAWN:
         return None
     bare = ~ink[:, columns[on]] & (np.arange(len(ink))[:, None] > first[on])
     thick = float(np.percentile(np.where(bare.any(0), bare.argmax(0), len(ink)) - first[on], 30))
@@ -94,7 +101,7 @@ def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
     end = np.where(~ink & (rows > at), rows, h).min(0)
     outer = side.at(columns)
     up, down = outer - start, end - outer - side.thick
-    thin = end - start <= 1.6 * side.thick + 1.5
+    thin = end - start <= 1.15 * side.thick + 1.5
     beyond = max(2.0, 0.6 * side.thick)
     start = np.where(thin | (up <= beyond), start, np.floor(outer - 0.5))
     end = np.where(thin | (down <= 1), end, np.ceil(outer + side.thick + 0.5))
@@ -147,8 +154,9 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = F
 
     size = min(ink.shape)
     sides = [_outline(_turned(ink, i), size) for i in range(4)]
-    count = sum(side is not None for side in sides)
-    if not count or (closed and count < 4) or not _meet(sides, ink.shape, edges):
+    turn = [(1, -1, -1, 1)[i] * side.slope for i, side in enumerate(sides) if side is not None]
+    count = len(turn)
+    if not count or np.ptp(turn) > SQUARE or (closed and count < 4) or not _meet(sides, ink.shape, edges):
         return None
     cut = np.zeros_like(ink)
     for i, side in enumerate(sides):
@@ -156,7 +164,9 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = F
             _turned(cut, i)[:] |= _cut(_turned(ink, i), side)
     enclosing = count > 2 or (count == 2 and (sides[TOP] is None) != (sides[BOTTOM] is None))
     if enclosing:
-        cut |= _separators(others & ~cut, sides) & ink
+        separators, n = _separators(others & ~cut, sides)
+        cut |= separators & ink
+        size /= 1 + n
     labels, boxes, inside = _rest(others & ~cut, sides if enclosing else [None] * 4)
     area = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:] * inside
     if not inside.any():
@@ -164,20 +174,25 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = F
     written = area.argmax()
     y, x = boxes[written]
     gaps = y.start, x.start, ink.shape[0] - y.stop, ink.shape[1] - x.stop
-    if any(side and gaps[i - 2] + edges[i - 2] < 1 for i, side in enumerate(sides)):
-        if (ndimage.binary_dilation(labels == written + 1, np.ones((3, 3))) & cut).any():
-            return None  # a digit that fills the picture, and a stroke of it
+    touched = ndimage.binary_dilation(labels == written + 1, np.ones((3, 3))) & cut
+    if touched.any() and any(side and gaps[i - 2] + edges[i - 2] < 1 for i, side in enumerate(sides)):
+        return None  # a digit that fills the picture, and a stroke of it
     height, width = y.stop - y.start, x.stop - x.start
     if max(height, width) < REST * size or width > 4 * height:
         return None
+    if not enclosing and touched.any():
+        for axis, n in enumerate(ink.shape):
+            at, line = touched.any(1 - axis).nonzero()[0], cut.any(1 - axis).sum()
+            if line > 0.5 * n and (at[0] < ENDS * n or at[-1] >= n - ENDS * n):
+                return None  # it ends where the digit's next stroke begins
     if enclosing:
         cut |= ink & ~np.append(True, inside)[labels]
     return cut
 
 
-def _separators(ink: np.ndarray, sides: list[Side | None]) -> np.ndarray:
-    """The lines that go on through the inside of a box, from side to side."""
-    cut = np.zeros_like(ink)
+def _separators(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, int]:
+    """The pixels of the lines that go on through the inside of a box, from side to side, and their number."""
+    cut, n = np.zeros_like(ink), 0
     for turn in (TOP, LEFT):
         slope = np.mean([sign * s.slope for s, sign in ((sides[turn], 1), (sides[turn + 2], -1)) if s is not None])
         view = _turned(ink & ~cut, turn)
@@ -196,7 +211,8 @@ def _separators(ink: np.ndarray, sides: list[Side | None]) -> np.ndarray:
             if end - first <= THICK * min(h, w) + 3:
                 side = Side(first + 1 - slope * w / 2, slope, 0, w, max(1, end - first - 2))
                 _turned(cut, turn)[:] |= _cut(view, side)
-    return cut
+                n += 1
+    return cut, n
 
 
 def find_printed(ink: np.ndarray, absorbed: np.ndarray) -> np.ndarray:
@@ -267,9 +283,24 @@ def _along_edges(ink: np.ndarray) -> np.ndarray:
 
 
 def _ruled(ink: np.ndarray) -> np.ndarray:
-    """Straight lines from edge to edge that are no outline, up to 7 degrees off level, bool [h, w]."""
-    lines = _level(ink) | _level(ink.T).T
-    return lines if (ink & ~lines).any() else np.zeros_like(ink)
+    """Straight lines from edge to edge that are no outline, up to 7 degrees off level, bool [h, w]; not all the ink."""
+    from scipy import ndimage
+
+    level, upright = _level(ink), _level(ink.T).T
+    lines = level | upright
+    if not lines.any() or not (ink & ~lines).any():
+        return np.zeros_like(ink)
+    labels, _ = ndimage.label(ink & ~lines, np.ones((3, 3)))
+    near = ndimage.binary_dilation(labels == np.bincount(labels[labels > 0]).argmax(), np.ones((3, 3)))
+    for cut in (level, upright.T):
+        pieces, n = ndimage.label(cut, np.ones((3, 3)))
+        touched = near if cut is level else near.T
+        for i, box in enumerate(ndimage.find_objects(pieces), 1):
+            at = ((pieces[box] == i) & touched[box]).any(0).nonzero()[0]
+            length = box[1].stop - box[1].start
+            if len(at) and length > 0.5 * cut.shape[1] and (at[-1] < ENDS * length or at[0] >= (1 - ENDS) * length):
+                cut[box][pieces[box] == i] = False  # a stroke, which ends where the digit's next begins
+    return level | upright
 
 
 def _level(ink: np.ndarray) -> np.ndarray:
@@ -277,7 +308,7 @@ def _level(ink: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     h, w = ink.shape
-    columns = np.linspace(0, w - 1, min(w, 128)).astype(int)
+    columns = np.linspace(min(1, w - 1), max(w - 2, 0), min(w, 128)).astype(int)
     thick = ndimage.binary_dilation(ink[:, columns], [[0, 1, 0]] * 3)  # a line is never quite straight
     if thick.any(0).mean() < VISIBLE:
         return np.zeros_like(ink)
@@ -286,16 +317,15 @@ def _level(ink: np.ndarray) -> np.ndarray:
     length[0] = h
     cut = np.zeros(n + 1, bool)
     rows, centred = np.arange(h)[:, None], np.arange(w) - w / 2
-    ends = max(1, round(0.015 * len(columns)))
     for slope in np.linspace(-0.12, 0.12, 49):
         y = rows + np.rint(slope * centred[columns]).astype(int)
         inside = (y >= 0) & (y < h)
         on = np.take_along_axis(thick, y.clip(0, h - 1), 0) | ~inside
-        whole = on[:, :ends].any(1) & on[:, -ends:].any(1) & (inside.mean(1) > 0.3)
+        whole = on[:, 0] & on[:, -1] & (inside.mean(1) > 0.3)
         for row in np.nonzero(whole & ((on & inside).sum(1) > VISIBLE * inside.sum(1)))[0]:
             at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
             near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
             thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line
-            if thickness <= max(1, 0.04 * h):  # a digit that fills its picture has strokes of 0.1
+            if thickness <= max(1, 0.04 * min(h, w)):  # a digit that fills its picture has strokes of 0.1
                 cut[near[length[near] <= 1.6 * thickness + 1]] = True
     return cut[runs]
