@@ -22,6 +22,7 @@ COVERED = 0.9  # the least share of the way through a box in which a line of a t
 VISIBLE = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
 DARKER = 1.2  # of writing against a line, from which the two are told apart where they overlap
 ROUNDS = 4  # lines within lines
+SPECK = 0.05  # of ink that is no part of a broken box, in sides of the largest piece
 MAX_PIECES = 60  # pieces of ink that may be boxes, the largest
 
 TOP, LEFT, BOTTOM, RIGHT = range(4)
@@ -54,7 +55,7 @@ def _outline(ink: np.ndarray, size: int) -> Side | None:
         return None
     first = ink[:, columns].argmax(0)
     step = max(1.0, 0.006 * size)
-    slopes = np.linspace(-LEAN, LEAN, 31)[:, None]
+    slopes = np.linspace(-LEAN, LEAN, min(31, 2 * int(np.ceil(LEAN * ink.shape[1] / step)) + 1))[:, None]
     level = np.rint((first - slopes * columns) / step).astype(int)
     level -= level.min() - 1
     bins = level.max() + 2
@@ -66,7 +67,9 @@ def _outline(ink: np.ndarray, size: int) -> Side | None:
     for _ in range(2):
         if on.sum() < 6:
             return None
-        slope, start = np.polyfit(columns[on], first[on], 1)
+        x, y = columns[on] - columns[on].mean(), first[on]  # least squares
+        slope = x @ y / max(x @ x, 1)
+        start = y.mean() - slope * columns[on].mean()
         on = np.abs(first - start - slope * columns) <= step
     if on.sum() < 6 or abs(slope) > LEAN:
         return None
@@ -129,20 +132,39 @@ def _meet(sides: list[Side | None], shape: tuple[int, int], edges: list[int]) ->
     return not free or (count == 3 and len(set(free)) == 1 and sides[free[0]] is None)
 
 
-def _rest(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, list[tuple[slice, slice]], np.ndarray]:
-    """The pieces of ink [h, w], their boxes, and for each whether it is inside of all sides."""
-    from scipy import ndimage
-
-    labels, n = ndimage.label(ink, np.ones((3, 3)))
-    boxes = ndimage.find_objects(labels)
+def _inside(boxes: list[tuple[slice, slice]], sides: list[Side | None], shape: tuple[int, int]) -> np.ndarray:
+    """Whether the middle of each piece of ink is inside of all sides, or sticks out a little, bool [n]."""
     middle = np.array([[(s.start + s.stop - 1) / 2 for s in box] for box in boxes]).reshape(-1, 2)
-    inside = np.ones(n, bool)
+    inside = np.ones(len(boxes), bool)
     for i, side in enumerate(sides):
         if side is not None:
             y, x = (middle if i in (TOP, BOTTOM) else middle[:, ::-1]).T
-            depth = y if i < BOTTOM else ink.shape[i == RIGHT] - 1 - y
-            inside &= depth > side.at(x) - CORNER * min(ink.shape)  # it may stick out
-    return labels, boxes, inside
+            depth = y if i < BOTTOM else shape[i == RIGHT] - 1 - y
+            inside &= depth > side.at(x) - CORNER * min(shape)
+    return inside
+
+
+def _sides(ink: np.ndarray, edges: list[int], closed: bool) -> list[Side | None] | None:
+    """The sides of a box, an open one or a single line from edge to edge, where that is the outline of the ink."""
+    rows, columns = (ink.any(axis).nonzero()[0] for axis in (1, 0))
+    if not len(rows):
+        return None
+    h, w = ink.shape
+    margins = rows[0], columns[0], h - 1 - rows[-1], w - 1 - columns[-1]
+    at_edges = sum(n + edge <= EDGE for n, edge in zip(margins, edges, strict=True))
+    inner = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    y, x = ((n + 3) // 4 for n in inner.shape)
+    corners = sum(bool(part[:, across].any()) for part in (inner[:y], inner[-y:]) for across in np.s_[:x, -x:])
+    if corners < (4 if closed else 3) and (closed or at_edges < 2):  # a look that saves the time of `_outline`
+        return None
+    most = 0 if closed else 1 if not at_edges else 3  # sides that may be open
+    sides: list[Side | None] = []
+    for i in range(4):
+        sides.append(_outline(_turned(ink, i), min(h, w)))
+        if sides.count(None) > most:
+            return None
+    slopes = [(1, -1, -1, 1)[i] * side.slope for i, side in enumerate(sides) if side is not None]
+    return sides if slopes and np.ptp(slopes) <= SQUARE and _meet(sides, ink.shape, edges) else None
 
 
 def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = False) -> np.ndarray | None:
@@ -152,42 +174,46 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = F
     """
     from scipy import ndimage
 
-    size = min(ink.shape)
-    sides = [_outline(_turned(ink, i), size) for i in range(4)]
-    turn = [(1, -1, -1, 1)[i] * side.slope for i, side in enumerate(sides) if side is not None]
-    count = len(turn)
-    if not count or np.ptp(turn) > SQUARE or (closed and count < 4) or not _meet(sides, ink.shape, edges):
+    sides = _sides(ink, edges, closed)
+    if sides is None:
         return None
     cut = np.zeros_like(ink)
     for i, side in enumerate(sides):
         if side is not None:
             _turned(cut, i)[:] |= _cut(_turned(ink, i), side)
-    enclosing = count > 2 or (count == 2 and (sides[TOP] is None) != (sides[BOTTOM] is None))
+    missing = [side is None for side in sides]
+    enclosing = sum(missing) < 2 or (sum(missing) == 2 and missing[TOP] != missing[BOTTOM])
+    size = min(ink.shape)
     if enclosing:
         separators, n = _separators(others & ~cut, sides)
         cut |= separators & ink
         size /= 1 + n
-    labels, boxes, inside = _rest(others & ~cut, sides if enclosing else [None] * 4)
-    area = np.bincount(labels.ravel(), minlength=len(boxes) + 1)[1:] * inside
+    labels, boxes, sizes = _pieces(others & ~cut)
+    inside = _inside(boxes, sides if enclosing else [], ink.shape)
     if not inside.any():
         return None
-    written = area.argmax()
-    y, x = boxes[written]
-    gaps = y.start, x.start, ink.shape[0] - y.stop, ink.shape[1] - x.stop
-    touched = ndimage.binary_dilation(labels == written + 1, np.ones((3, 3))) & cut
-    if touched.any() and any(side and gaps[i - 2] + edges[i - 2] < 1 for i, side in enumerate(sides)):
-        return None  # a digit that fills the picture, and a stroke of it
-    height, width = y.stop - y.start, x.stop - x.start
+    written = (np.bincount(labels.ravel())[1:] * inside).argmax()
+    height, width = sizes[written]
     if max(height, width) < REST * size or width > 4 * height:
         return None
-    if not enclosing and touched.any():
-        for axis, n in enumerate(ink.shape):
-            at, line = touched.any(1 - axis).nonzero()[0], cut.any(1 - axis).sum()
-            if line > 0.5 * n and (at[0] < ENDS * n or at[-1] >= n - ENDS * n):
-                return None  # it ends where the digit's next stroke begins
-    if enclosing:
-        cut |= ink & ~np.append(True, inside)[labels]
-    return cut
+    touched = ndimage.binary_dilation(labels == written + 1, np.ones((3, 3))) & cut
+    if touched.any():
+        y, x = boxes[written]
+        opposite = ink.shape[0] - y.stop, ink.shape[1] - x.stop, y.start, x.start
+        if any(side and opposite[i] + edges[i - 2] < 1 for i, side in enumerate(sides)):
+            return None  # a digit that fills the picture, and a stroke of it
+        if not enclosing and any(_at_end(a, b) for a, b in ((cut, touched), (cut.T, touched.T))):
+            return None
+    return cut | (ink & ~np.append(True, inside)[labels]) if enclosing else cut
+
+
+def _at_end(line: np.ndarray, touched: np.ndarray) -> bool:
+    """Whether what touches a line from edge to edge does so at its end only: a digit's next stroke begins there."""
+    along, at = line.any(0).nonzero()[0], touched.any(0).nonzero()[0]
+    if not len(at) or np.ptp(along) < 0.5 * line.shape[1]:
+        return False
+    start, length = along[0], np.ptp(along) + 1
+    return bool(at[-1] - start < ENDS * length or at[0] - start >= (1 - ENDS) * length)
 
 
 def _separators(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, int]:
@@ -235,27 +261,39 @@ def _boxes(ink: np.ndarray) -> np.ndarray:
 
     First of pieces of ink that are closed boxes; then of all ink, if it is broken; then of pieces that are open.
     """
-    printed = _of_pieces(ink, closed=True)
+    several = len(_pieces(ink)[1]) > 1
+    printed = _of_pieces(ink, closed=True) if several else np.zeros_like(ink)
     for _ in range(ROUNDS):
         rest = ink & ~printed
-        found = _box(rest, rest, [0, 0, 0, 0])
+        found = _box(_without_specks(rest), rest, [0, 0, 0, 0])
         if found is None:
             break
         printed |= found
-    return printed | _of_pieces(ink & ~printed, closed=False)
+    return printed | _of_pieces(ink & ~printed, closed=False) if several else printed
+
+
+def _pieces(ink: np.ndarray) -> tuple[np.ndarray, list[tuple[slice, slice]], np.ndarray]:
+    """The numbers of the pieces of ink from 1, int [h, w], their boxes, and their heights and widths, [n, 2]."""
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(ink, np.ones((3, 3)))
+    boxes = ndimage.find_objects(labels)
+    return labels, boxes, np.array([[s.stop - s.start for s in box] for box in boxes]).reshape(-1, 2)
+
+
+def _without_specks(ink: np.ndarray) -> np.ndarray:
+    labels, _, sizes = _pieces(ink)
+    long = sizes.max(1, initial=0)
+    return np.append(False, long >= SPECK * long.max(initial=0))[labels]
 
 
 def _of_pieces(ink: np.ndarray, closed: bool) -> np.ndarray:
-    from scipy import ndimage
-
     printed = np.zeros_like(ink)
-    labels, n = ndimage.label(ink, np.ones((3, 3)))
-    boxes = ndimage.find_objects(labels)
-    area = np.bincount(labels.ravel(), minlength=n + 1)
+    labels, boxes, sizes = _pieces(ink)
     h, w = ink.shape
-    for i in np.argsort(-area[1:], kind="stable")[:MAX_PIECES]:
+    for i in np.argsort(-sizes.prod(1), kind="stable")[:MAX_PIECES]:
         y, x = box = boxes[i]
-        if min(y.stop - y.start, x.stop - x.start) > 0.1 * min(h, w):
+        if sizes[i].min() > 0.1 * min(h, w):
             rest = ink[box] & ~printed[box]
             found = _box((labels[box] == i + 1) & rest, rest, [y.start, x.start, h - y.stop, w - x.stop], closed)
             if found is not None:
@@ -265,19 +303,19 @@ def _of_pieces(ink: np.ndarray, closed: bool) -> np.ndarray:
 
 def _along_edges(ink: np.ndarray) -> np.ndarray:
     """The pieces of ink that lie along the picture's edges, what a crop has left of lines; none if that is all."""
-    from scipy import ndimage
-
     h, w = ink.shape
-    labels, n = ndimage.label(ink, np.ones((3, 3)))
-    rows, columns = np.indices(ink.shape, sparse=True)
-    depth = np.minimum(np.minimum(rows, h - 1 - rows), np.minimum(columns, w - 1 - columns))
-    number = np.arange(n + 1)
-    deepest = ndimage.maximum(depth, labels, number)
-    along = (ndimage.minimum(depth, labels, number) < EDGE) & (deepest < max(2, THICK * min(h, w)))
-    along[0] = False
-    rest = ink & ~along[labels]
-    columns, rows = rest.any(0).nonzero()[0], rest.any(1).nonzero()[0]
-    if not along.any() or not len(rows) or max(np.ptp(rows), np.ptp(columns)) < REST * max(h, w):
+    border, inner = np.ones_like(ink), np.ones_like(ink)
+    deep = round(max(2, THICK * min(h, w)))
+    border[EDGE:-EDGE, EDGE:-EDGE] = False
+    inner[:deep] = inner[-deep:] = inner[:, :deep] = inner[:, -deep:] = False
+    if not (ink & border).any() or not (ink & inner).any():
+        return np.zeros_like(ink)
+    labels, boxes, _ = _pieces(ink)
+    along = np.zeros(len(boxes) + 1, bool)
+    along[labels[border]] = True
+    along[labels[inner]] = along[0] = False
+    rows, columns = ((ink & ~along[labels]).any(axis).nonzero()[0] for axis in (1, 0))
+    if not along.any() or max(np.ptp(rows), np.ptp(columns)) < REST * max(h, w):
         return np.zeros_like(ink)
     return along[labels]
 
@@ -286,21 +324,19 @@ def _ruled(ink: np.ndarray) -> np.ndarray:
     """Straight lines from edge to edge that are no outline, up to 7 degrees off level, bool [h, w]; not all the ink."""
     from scipy import ndimage
 
-    level, upright = _level(ink), _level(ink.T).T
-    lines = level | upright
-    if not lines.any() or not (ink & ~lines).any():
+    found = [_level(_turned(ink, turn)) for turn in (TOP, LEFT)]
+    rest = ink & ~found[0] & ~found[1].T
+    if not (found[0].any() or found[1].any()) or not rest.any():
         return np.zeros_like(ink)
-    labels, _ = ndimage.label(ink & ~lines, np.ones((3, 3)))
-    near = ndimage.binary_dilation(labels == np.bincount(labels[labels > 0]).argmax(), np.ones((3, 3)))
-    for cut in (level, upright.T):
-        pieces, n = ndimage.label(cut, np.ones((3, 3)))
-        touched = near if cut is level else near.T
-        for i, box in enumerate(ndimage.find_objects(pieces), 1):
-            at = ((pieces[box] == i) & touched[box]).any(0).nonzero()[0]
-            length = box[1].stop - box[1].start
-            if len(at) and length > 0.5 * cut.shape[1] and (at[-1] < ENDS * length or at[0] >= (1 - ENDS) * length):
-                cut[box][pieces[box] == i] = False  # a stroke, which ends where the digit's next begins
-    return level | upright
+    labels, _, _ = _pieces(rest)
+    near = ndimage.binary_dilation(labels == np.bincount(labels.ravel())[1:].argmax() + 1, np.ones((3, 3)))
+    for turn, lines in enumerate(found):
+        numbers, boxes, _ = _pieces(lines)
+        for i in range(len(boxes)):
+            line = numbers == i + 1
+            if _at_end(line, line & _turned(near, turn)):
+                lines &= ~line
+    return found[0] | found[1].T
 
 
 def _level(ink: np.ndarray) -> np.ndarray:
@@ -308,6 +344,8 @@ def _level(ink: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     h, w = ink.shape
+    if not (ink[:, :2].any() and ink[:, -2:].any()):
+        return np.zeros_like(ink)
     columns = np.linspace(min(1, w - 1), max(w - 2, 0), min(w, 128)).astype(int)
     thick = ndimage.binary_dilation(ink[:, columns], [[0, 1, 0]] * 3)  # a line is never quite straight
     if thick.any(0).mean() < VISIBLE:

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .image import SIZE, Box, Source, name_of, read_image, read_raw, reduce, resize
 from .boxes import find_printed
+from .image import SIZE, Box, Source, name_of, read_image, read_raw, reduce, resize
 from .ink import absorption, find_ink, find_masks, find_paper, find_sheet, grow
 from .parts import find_parts, group, line_between, rows, seams
 
@@ -110,9 +110,9 @@ def _read_page(grey: np.ndarray, probabilities: Model | None, multi: bool, sheet
     if probabilities is not None:
         found = [digit for row in _in_rows(found) for digit in _choose(row, bring, printed, probabilities, multi)]
     labels = np.zeros(work.shape, np.uint8)
-    found = sum(_in_rows(found), [])
-    for k, (mask_of_digit, _) in enumerate(found, 1):
-        labels[mask_of_digit] = k
+    found = [digit for row in _in_rows(found) for digit in row]
+    for k, (inked, _) in enumerate(found, 1):
+        labels[inked] = k
     return Steps(grey, paper, ink, mask, labels, [digit for _, digit in found])
 
 
@@ -123,9 +123,7 @@ def _in_rows(found: list[Found]) -> list[list[Found]]:
     return [[found[i] for i in row] for row in rows([digit.box for _, digit in found])]
 
 
-def _choose(
-    found: list[Found], bring: Callable, printed: np.ndarray, probabilities: Model, multi: bool
-) -> list[Found]:
+def _choose(found: list[Found], bring: Callable, printed: np.ndarray, probabilities: Model, multi: bool) -> list[Found]:
     """Of the ways to take strokes for digits, the one that the model is surest of."""
 
     def sure(found: list[Found]) -> float:
