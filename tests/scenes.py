@@ -1,8 +1,8 @@
 """MNIST digits drawn into pictures as people make them: files of all sizes, papers, pens and lights, from a seed.
 
 `SCENES` has a function for each kind: (image uint8 [28, 28], NumPy Generator) → the bytes of an image file.
-`NUMBERS` has one for each kind of several digits: (images uint8 [MOST, 28, 28], NumPy Generator) → the bytes of an image
-file, and the number of digits in each of its rows, which are the first of the images.
+`NUMBERS` has one for each kind of several digits: (images uint8 [MOST, 28, 28], NumPy Generator) → the bytes of an
+image file, and the number of digits in each of its rows, which are the first of the images.
 """
 
 import io

@@ -210,10 +210,10 @@ def _box(ink: np.ndarray, others: np.ndarray, edges: list[int], closed: bool = F
 def _at_end(line: np.ndarray, touched: np.ndarray) -> bool:
     """Whether what touches a line from edge to edge does so at its end only: a digit's next stroke begins there."""
     along, at = line.any(0).nonzero()[0], touched.any(0).nonzero()[0]
-    if not len(at) or np.ptp(along) < 0.5 * line.shape[1]:
+    if not len(at) or np.ptp(along) < VISIBLE * line.shape[1]:
         return False
-    start, length = along[0], np.ptp(along) + 1
-    return bool(at[-1] - start < ENDS * length or at[0] - start >= (1 - ENDS) * length)
+    first, last = (at[[0, -1]] - along[0]) / (np.ptp(along) + 1)
+    return bool((first < ENDS and last < 0.3) or (last > 1 - ENDS and first > 0.7))
 
 
 def _separators(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, int]:
@@ -288,16 +288,20 @@ def _without_specks(ink: np.ndarray) -> np.ndarray:
 
 
 def _of_pieces(ink: np.ndarray, closed: bool) -> np.ndarray:
-    printed = np.zeros_like(ink)
+    printed, filled = np.zeros_like(ink), []
     labels, boxes, sizes = _pieces(ink)
     h, w = ink.shape
     for i in np.argsort(-sizes.prod(1), kind="stable")[:MAX_PIECES]:
         y, x = box = boxes[i]
         if sizes[i].min() > 0.1 * min(h, w):
             rest = ink[box] & ~printed[box]
-            found = _box((labels[box] == i + 1) & rest, rest, [y.start, x.start, h - y.stop, w - x.stop], closed)
+            piece, edges = (labels[box] == i + 1) & rest, [y.start, x.start, h - y.stop, w - x.stop]
+            found = _box(piece, rest, edges, closed)
             if found is not None:
                 printed[box] |= found
+                filled.append(sizes[i])
+            elif any(np.abs(sizes[i] / size - 1).max() < 0.2 for size in filled) and _sides(piece, edges, closed):
+                printed[box] |= piece  # of a form, one in which nothing is written
     return printed
 
 
@@ -326,8 +330,10 @@ def _ruled(ink: np.ndarray) -> np.ndarray:
 
     found = [_level(_turned(ink, turn)) for turn in (TOP, LEFT)]
     rest = ink & ~found[0] & ~found[1].T
-    if not (found[0].any() or found[1].any()) or not rest.any():
+    if not (found[0].any() or found[1].any()):
         return np.zeros_like(ink)
+    if not rest.any():  # a page without writing, or a 1
+        return np.zeros_like(ink) if len(_pieces(ink)[1]) == 1 and not found[0].any() else ink
     labels, _, _ = _pieces(rest)
     near = ndimage.binary_dilation(labels == np.bincount(labels.ravel())[1:].argmax() + 1, np.ones((3, 3)))
     for turn, lines in enumerate(found):

@@ -1,7 +1,7 @@
 """The digits in a picture → MNIST's 28×28 format.
 
-    steps = preprocess(read_image("photo.jpg"))
-    [digit.image for digit in steps.digits]  # uint8 [28, 28] each, from left to right
+    steps = preprocess(read_image("photo.jpg"), Session().probabilities)
+    [digit.image for digit in steps.digits]  # uint8 [28, 28] each, by rows and from left to right
 
 MNIST's format (LeCun et al. 1998, section III.A): white ink on black, the bounding box scaled into 20×20 pixels with
 its aspect kept and edges anti-aliased, then placed in 28×28 by its centre of mass.
@@ -9,6 +9,7 @@ its aspect kept and edges anti-aliased, then placed in 28×28 by its centre of m
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -25,13 +26,11 @@ DETAIL = 400  # pixels, the long side of a digit while its strokes are made thic
 # Stroke widths in pixels of the 20×20 box. 98% of MNIST's training images lie between 1.5 and 4.2, and their median is
 # 2.4. Thinner strokes are made TYPICAL, which raises the mean probability of a thin pen's digits from 0.89 to 0.96.
 THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
-
-
 # Whether two pieces of ink are one digit, and one piece is two: by logistic regression, on training images
 NEAR = 0.35  # the greatest distance of a digit's strokes, in its long sides
 WIDEST = 1.5  # the greatest width of a digit, in heights
 APART = np.array([0.82, -0.45, -1.12])  # 1, distance, width / height: above 0, with the logarithms' difference, one
-TOUCHING = np.array([0.88, -0.71])  # 1, width / height: by so much two must be surer than one
+TOUCHING = np.array([0.57, -0.52, 0.55])  # 1, width / height, cut rows / height: by so much two must be surer than one
 
 Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → probabilities [n, classes]
 
@@ -57,15 +56,17 @@ class Steps:
     background: np.ndarray  # float32 [h, w] in [0, 1], the paper's brightness; inverted where ink is light
     ink: np.ndarray  # float32 [h, w] in [0, 1], the share of light that ink absorbs
     mask: np.ndarray  # bool [h, w], ink by Otsu's threshold
-    labels: np.ndarray  # uint8 [h, w], the number of the digit from 1, or 0
-    digits: list[Digit] = field(default_factory=list)  # from left to right; empty where there is none
+    labels: np.ndarray  # uint16 [h, w], the number of the digit from 1, or 0
+    digits: list[Digit] = field(default_factory=list)  # by rows, from left to right; empty where there is none
     sheet: Box | None = None  # of a sheet that lies on something else
 
 
 def preprocess(grey: np.ndarray, probabilities: Model | None = None, *, multi: bool = False) -> Steps:
     """Find the digits in grey pixels, uint8 [h, w], and bring each into MNIST's format.
 
-    Ink may be dark or light. Separate strokes of one digit stay together; digits that touch are taken for one. If a
+    Ink may be dark or light; boxes, cells and ruled lines are no ink. `probabilities` is a model: where it is given,
+    strokes that lie apart are taken for one digit if that is more probable, and, if there may be several (`multi`),
+    what touches for two. Without it, strokes are joined by their distance alone, and digits that touch are one. If a
     sheet lies on something else, only ink on the sheet counts, unless there is none. A picture without ink has no
     digits, and raises nothing.
     """
@@ -97,66 +98,79 @@ def _read_page(grey: np.ndarray, probabilities: Model | None, multi: bool, sheet
         strokes = grow(strokes, faint & ~printed)
     numbers, parts = find_parts(strokes if sheet is None else strokes & sheet)
     groups = group(parts, printed)
-    digit_of = np.zeros(numbers.max() + 1, np.uint8)
+    digit_of = np.zeros(numbers.max() + 1, np.uint16)
     for k, digit in enumerate(groups, 1):
         digit_of[[part.number for part in digit]] = k
     labels = digit_of[numbers]
-    masks = [labels == k for k in range(1, len(groups) + 1)]
 
     def bring(mask: np.ndarray) -> Digit:
         return _digit(grey, dark, paper, mask, printed, factor, noise)
 
-    found = [(mask, bring(mask)) for mask in masks]
+    found = {k: bring(labels == k) for k in range(1, len(groups) + 1)}
     if probabilities is not None:
-        found = [digit for row in _in_rows(found) for digit in _choose(row, bring, printed, probabilities, multi)]
-    labels = np.zeros(work.shape, np.uint8)
-    found = [digit for row in _in_rows(found) for digit in row]
-    for k, (inked, _) in enumerate(found, 1):
-        labels[inked] = k
-    return Steps(grey, paper, ink, mask, labels, [digit for _, digit in found])
+        for row in _in_rows(found) if multi else [list(found)]:
+            _join(row, found, labels, printed, bring, probabilities, multi)
+        for k in list(found) if multi else ():
+            _split(k, found, labels, printed, bring, probabilities)
+    order = [k for row in _in_rows(found) for k in row]
+    digit_of = np.zeros(max(order, default=0) + 1, np.uint16)
+    digit_of[order] = np.arange(1, len(order) + 1)
+    return Steps(grey, paper, ink, mask, digit_of[labels], [found[k] for k in order])
 
 
-Found = tuple[np.ndarray, Digit]  # a digit's mask, bool [h, w], and the digit
+def _in_rows(found: dict[int, Digit]) -> list[list[int]]:
+    numbers = list(found)
+    return [[numbers[i] for i in row] for row in rows([digit.box for digit in found.values()])]
 
 
-def _in_rows(found: list[Found]) -> list[list[Found]]:
-    return [[found[i] for i in row] for row in rows([digit.box for _, digit in found])]
+def _sure(digits: list[Digit], probabilities: Model) -> float:
+    """The logarithm of the probability that the digits are what the model takes them for."""
+    p = probabilities(np.array([digit.image for digit in digits])).max(1)
+    return float(np.log(np.maximum(p, 1e-9)).sum())
 
 
-def _choose(found: list[Found], bring: Callable, printed: np.ndarray, probabilities: Model, multi: bool) -> list[Found]:
-    """Of the ways to take strokes for digits, the one that the model is surest of."""
+def _join(
+    row: list[int], found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable,
+    probabilities: Model, multi: bool,
+) -> None:  # fmt: skip
+    """Take neighbours in a row of digits for strokes of one where that is more probable."""
+    if not multi and len(row) > 2:
+        return
+    for a, b in pairwise(row):
+        left, right = labels == a, labels == b
+        if line_between(printed, _box(left), _box(right)):
+            continue
+        h, w = _extent(left | right)
+        gap = _gap(left, right) / max(h, w)
+        if gap > NEAR or w > WIDEST * h:
+            continue
+        one = bring(left | right)
+        if _sure([one], probabilities) - _sure([found[a], found[b]], probabilities) + APART @ (1, gap, w / h) > 0:
+            labels[left] = b
+            found[b] = one
+            del found[a]
 
-    def sure(found: list[Found]) -> float:
-        """The logarithm of the probability that they are these digits."""
-        p = probabilities(np.array([digit.image for _, digit in found]))
-        return float(np.log(np.maximum(p.max(1), 1e-9)).sum())
 
-    i = 0
-    while i + 1 < len(found) and (multi or len(found) == 2):
-        pair = found[i : i + 2]
-        if line_between(printed, *(_box(mask) for mask, _ in pair)):
-            return found  # in boxes, each has its own
-        both = pair[0][0] | pair[1][0]
-        h, w = _extent(both)
-        gap = _gap(pair[0][0], pair[1][0]) / max(h, w)
-        if gap <= NEAR and w <= WIDEST * h:
-            one = (both, bring(both))
-            if sure([one]) - sure(pair) + APART @ (1, gap, w / h) > 0:
-                found[i : i + 2] = [one]
-                continue
-        i += 1
-    out = []
-    while found and multi:
-        whole = found.pop(0)
-        h, w = _extent(whole[0])
-        least = sure([whole]) + TOUCHING @ (1, w / h)
-        pairs = [[(half, bring(half)) for half in halves] for halves in _halves(whole[0])] if least < 0 else []
-        best = max(pairs, key=sure, default=[whole])
-        if len(best) == 2 and sure(best) > least:
-            found = best + found
-        else:
-            out.append(whole)
-    return out + found
+def _split(
+    k: int, found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable, probabilities: Model
+) -> None:
+    """Take a digit for two that touch where that is more probable, and these again; in boxes, each has its own."""
+    whole = labels == k
+    if any(line_between(printed, _box(whole), _box(labels == other)) for other in found if other != k):
+        return
+    h, w = _extent(whole)
+    least = _sure([found[k]], probabilities) + TOUCHING @ (1, w / h, 0)
+    if least >= 0:
+        return
+    pairs = [(right, cut, [bring(whole & ~right), bring(right)]) for right, cut in _halves(whole)]
+    sure = [_sure(pair, probabilities) - TOUCHING[2] * cut for _, cut, pair in pairs]
+    if max(sure, default=least) > least:
+        right, _, (found[k], second) = pairs[int(np.argmax(sure))]
+        new = max(found) + 1
+        found[new] = second
+        labels[right] = new
+        for half in (k, new):
+            _split(half, found, labels, printed, bring, probabilities)
 
 
 def _box(mask: np.ndarray) -> Box:
@@ -178,8 +192,8 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(ndimage.distance_transform_edt(~a)[b].min())
 
 
-def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The ways to cut a mask, bool [h, w], in a left and a right digit."""
+def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """The right halves, bool [h, w], of the ways to cut a mask in two digits, and the share of rows that cuts ink."""
     left, top, right, bottom = _box(mask)
     part = mask[top:bottom, left:right]
     h, w = part.shape
@@ -187,11 +201,10 @@ def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     out = []
     for path in seams(small):
         at = path[np.arange(h) * 64 // h] * w / small.shape[1]
-        beyond = np.zeros_like(mask)
-        beyond[top:bottom, left:right] = np.arange(w) >= at[:, None]
-        pair = mask & ~beyond, mask & beyond
-        if all(half.any() and _extent(half)[0] > 0.5 * h for half in pair):
-            out.append(pair)
+        half = np.zeros_like(mask)
+        half[top:bottom, left:right] = part & (np.arange(w) >= at[:, None])
+        if all(side.any() and _extent(side)[0] > 0.5 * h for side in (half, mask & ~half)):
+            out.append((half, (small[np.arange(64), path] > 0.5).mean()))
     return out
 
 

@@ -75,9 +75,10 @@ def find_paper(work: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     """
     b = max(1, round(0.04 * min(work.shape)))  # pixels from the edge: there is mostly paper, or the lines of a cell
     border = np.concatenate([side.ravel() for side in (work[:b], work[-b:], work[b:-b, :b], work[b:-b, -b:])])
-    for most in (work[::3, ::3].ravel(), border):
+    page = work[::3, ::3].ravel()
+    for most, least in (page, 0.8), (border, 0.6), (page, 0.6):
         paper = np.median(most)
-        if (np.abs(most - paper) <= 0.008).mean() > 0.6:  # two of 256 levels: drawn, not photographed
+        if (np.abs(most - paper) <= 0.008).mean() > least:  # two of 256 levels: drawn, not photographed
             dark = _skew(work - paper) <= 0
             return np.full_like(work, paper if dark else 1 - paper), dark, True
     trend = _trend(work)
