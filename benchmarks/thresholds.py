@@ -25,24 +25,13 @@ from scenes import MOST, NUMBERS, SCENES
 KINDS = ["no margin", "ruled paper", "squared paper", "frame", *list(SCENES)[list(SCENES).index("box") :]]
 FACTORS = 0.5, 0.75, 1, 1.33, 2
 THRESHOLDS = {
-    boxes: [
-        "LEAN",
-        "SQUARE",
-        "STRAIGHT",
-        "DRAWN",
-        "LONG",
-        "THICK",
-        "REST",
-        "CORNER",
-        "ENDS",
-        "COVERED",
-        "VISIBLE",
-        "DARKER",
-        "SPECK",
-    ],
-    parts: ["ROW"],
-    form: ["NEAR", "WIDEST", "APART", "TOUCHING"],
-}
+    boxes: (
+        "LEAN", "SQUARE", "STRAIGHT", "DRAWN", "LONG", "THICK", "REST", "CORNER", "ENDS", "COVERED", "VISIBLE",
+        "DARKER", "SPECK",
+    ),
+    parts: ("ROW",),
+    form: ("NEAR", "WIDEST", "APART", "TOUCHING"),
+}  # fmt: skip
 
 
 def pictures(n: int) -> list[tuple[np.ndarray, list[list[int]], bool]]:

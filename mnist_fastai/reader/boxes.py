@@ -11,11 +11,11 @@ import numpy as np
 LEAN = 0.15  # the greatest slope of a box's side: 8.5 degrees
 SQUARE = 0.07  # the greatest difference of the sides' slopes: 4 degrees
 STRAIGHT = 0.4  # the least share of a side's length in which the outline follows it
-DRAWN = 0.7  # the least share of a side's length in which it is not broken
+DRAWN = 0.6  # the least share of a side's length in which it is not broken
 LONG = 0.4  # the least length of a side, of the ink's extent along it
 THICK = 0.1  # the greatest width of a line, of the short side of the ink
 REST = 0.2  # the least size of what is written in a box, of the short side of the ink
-CORNER = 0.08  # the greatest distance of two sides that meet, of the short side of the ink
+CORNER = 0.12  # the greatest distance of two sides that meet, of the short side of the ink
 EDGE = 2  # pixels from the picture's edge, within which a line ends there
 ENDS = 0.05  # of a line from edge to edge: where a digit touches it there, it is a stroke
 COVERED = 0.9  # the least share of the way through a box in which a line of a table is visible
@@ -126,7 +126,9 @@ def _meet(sides: list[Side | None], shape: tuple[int, int], edges: list[int]) ->
             x = side.left if j < BOTTOM else side.right
             apart = x if j < BOTTOM else length - 1 - x
             y = side.at(x) if i < BOTTOM else depth - 1 - side.at(x)
-            if apart + edges[j] > EDGE and (sides[j] is None or apart - sides[j].at(y) > near):
+            other = sides[j]
+            at_edge = apart + edges[j] <= EDGE or side.at(x) + edges[i] <= EDGE
+            if not at_edge and (other is None or apart - other.at(y) > near):
                 free.append(j)
     count = sum(side is not None for side in sides)
     return not free or (count == 3 and len(set(free)) == 1 and sides[free[0]] is None)
