@@ -79,13 +79,22 @@ def _outline(ink: np.ndarray, size: int) -> Side | None:
         return None
     if start + slope * ink.shape[1] / 2 > ink.shape[0] / 2:  # the opposite side, seen through an open one
         return None
-    along = columns[along]
-    at = (start + slope * along).round().astype(int) + np.array([-1, 0, 1])[:, None] * round(step)
-    if ink[at.clip(0, len(ink) - 1), along].any(0).mean() < DRAWN:
+    at = (start + slope * columns).round().astype(int) + np.array([-1, 0, 1])[:, None] * round(step)
+    drawn = ink[at.clip(0, len(ink) - 1), columns].any(0)
+    if drawn[along].mean() < DRAWN:
         return None
+    left, right = (_reach(drawn[::way], columns[::way], n) for way, n in ((-1, left), (1, right)))
     bare = ~ink[:, columns[on]] & (np.arange(len(ink))[:, None] > first[on])
     thick = float(np.percentile(np.where(bare.any(0), bare.argmax(0), len(ink)) - first[on], 30))
     return Side(float(start), float(slope), int(left), int(right), thick) if thick <= THICK * size + 1 else None
+
+
+def _reach(drawn: np.ndarray, columns: np.ndarray, end: int) -> int:
+    """The column in which a side ends, in the direction of `columns`: beyond `end`, a digit may stick out over it."""
+    beyond = np.nonzero(columns == end)[0][0] + 1
+    share = drawn[beyond:].cumsum() / np.arange(1, len(drawn) - beyond + 1)
+    on = np.nonzero(drawn[beyond:] & (share > COVERED))[0]
+    return int(columns[beyond + on[-1]]) if len(on) else end
 
 
 def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
@@ -264,7 +273,7 @@ def _boxes(ink: np.ndarray) -> np.ndarray:
     First of pieces of ink that are closed boxes; then of all ink, if it is broken; then of pieces that are open.
     """
     several = len(_pieces(ink)[1]) > 1
-    printed = _of_pieces(ink, closed=True) if several else np.zeros_like(ink)
+    printed = _of_pieces(ink, closed=True)
     for _ in range(ROUNDS):
         rest = ink & ~printed
         found = _box(_without_specks(rest), rest, [0, 0, 0, 0])

@@ -78,12 +78,25 @@ def find_paper(work: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     page = work[::3, ::3].ravel()
     for most, least in (page, 0.8), (border, 0.6), (page, 0.6):
         paper = np.median(most)
+        if most is border and _is_cell(np.abs(work - np.median(page)) < 0.05):
+            continue
         if (np.abs(most - paper) <= 0.008).mean() > least:  # two of 256 levels: drawn, not photographed
             dark = _skew(work - paper) <= 0
             return np.full_like(work, paper if dark else 1 - paper), dark, True
     trend = _trend(work)
     dark = _ink_is_dark(work, trend)
     return _covered(*((work, trend) if dark else (1 - work, 1 - trend))), dark, False
+
+
+def _is_cell(page: np.ndarray) -> bool:
+    """Whether a mask is a rectangle that has something in it, and hardly anything is around: paper between lines."""
+    from scipy import ndimage
+
+    rows, columns = (page.any(axis).nonzero()[0] for axis in (1, 0))
+    if page.mean() < 0.5 or 2.5 * min(page.shape) < max(page.shape):  # or a 1
+        return False
+    whole = ndimage.binary_fill_holes(page)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return whole.mean() > 0.9 and (whole & ~page[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).mean() > 0.01
 
 
 def _skew(difference: np.ndarray) -> float:
