@@ -113,7 +113,7 @@ def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
     end = np.where(~ink & (rows > at), rows, h).min(0)
     outer = side.at(columns)
     up, down = outer - start, end - outer - side.thick
-    thin = end - start <= 1.15 * side.thick + 1.5
+    thin = end - start <= max(3.2, 1.15 * side.thick + 1.5)  # a turned line has steps
     beyond = max(2.0, 0.6 * side.thick)
     start = np.where(thin | (up <= beyond), start, np.floor(outer - 0.5))
     end = np.where(thin | (down <= 1), end, np.ceil(outer + side.thick + 0.5))
@@ -174,6 +174,10 @@ def _sides(ink: np.ndarray, edges: list[int], closed: bool) -> list[Side | None]
         sides.append(_outline(_turned(ink, i), min(h, w)))
         if sides.count(None) > most:
             return None
+    usual = np.median([side.thick for side in sides if side is not None] or [0])
+    for i, side in enumerate(sides):  # a box has lines of one width, or the picture's edge cuts them
+        if side is not None and side.thick > 2 * usual + 3 and side.start + edges[i] > EDGE:
+            sides[i] = None
     slopes = [(1, -1, -1, 1)[i] * side.slope for i, side in enumerate(sides) if side is not None]
     return sides if slopes and np.ptp(slopes) <= SQUARE and _meet(sides, ink.shape, edges) else None
 
@@ -230,6 +234,7 @@ def _at_end(line: np.ndarray, touched: np.ndarray) -> bool:
 def _separators(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, int]:
     """The pixels of the lines that go on through the inside of a box, from side to side, and their number."""
     cut, n = np.zeros_like(ink), 0
+    thickest = max(side.thick for side in sides if side is not None)
     for turn in (TOP, LEFT):
         slope = np.mean([sign * s.slope for s, sign in ((sides[turn], 1), (sides[turn + 2], -1)) if s is not None])
         view = _turned(ink & ~cut, turn)
@@ -245,7 +250,7 @@ def _separators(ink: np.ndarray, sides: list[Side | None]) -> tuple[np.ndarray, 
         covered = ((at >= 0) & (at < h) & thick[at.clip(0, h - 1), columns]).mean(1) > COVERED
         ends = np.diff(np.pad(covered.astype(int), 1)).nonzero()[0].reshape(-1, 2)
         for first, end in ends:
-            if end - first <= THICK * min(h, w) + 3:
+            if end - first - 2 <= 2 * thickest + 1:  # else it is a stroke
                 side = Side(first + 1 - slope * w / 2, slope, 0, w, max(1, end - first - 2))
                 _turned(cut, turn)[:] |= _cut(view, side)
                 n += 1
