@@ -4,7 +4,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def predict(
     raw: Annotated[
         bool, typer.Option("--raw", help="The images are in MNIST's format: 28×28, white on black, centred.")
     ] = False,
-    multi: Annotated[bool, typer.Option("--multi", help="Read several digits, left to right, as a number.")] = False,
+    multi: Annotated[bool, typer.Option("--multi", help="Read several digits as a number, a line per row.")] = False,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of most probable classes to show.")] = 3,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the answers as a JSON array and nothing else.")
@@ -56,7 +56,7 @@ def predict(
         if not (isinstance(picture, Path) and os.path.isfile(picture)):  # it is there to be read once
             picture = image.read_content(picture)
             pictures = [(name, picture)]
-        _draw_steps(name, picture, show_steps)
+        _draw_steps(name, picture, show_steps, reader.probabilities, multi)
     answered = 0
     with session.csv_file(csv, top) if csv else nullcontext() as add_row:
         for n, answer in enumerate(session.answers(pictures, reader, raw=raw, multi=multi, top=top)):
@@ -94,10 +94,11 @@ def _identity(file: str | Path) -> tuple[int, int] | str:
     return status.st_dev, status.st_ino
 
 
-def _draw_steps(name: str, picture: Path | bytes, path: Path) -> None:
+def _draw_steps(name: str, picture: Path | bytes, path: Path, probabilities: Callable, multi: bool) -> None:
     from mnist_fastai import plots  # matplotlib takes 0.3 s
     from mnist_fastai.files import write_bytes
     from mnist_fastai.reader.form import preprocess
     from mnist_fastai.reader.image import read_image
 
-    write_bytes(path, plots.to_bytes(plots.preprocessing(preprocess(read_image(picture)), name)))
+    steps = preprocess(read_image(picture), probabilities, multi=multi)
+    write_bytes(path, plots.to_bytes(plots.preprocessing(steps, name)))

@@ -16,7 +16,7 @@ from fastai.vision.data import ImageBlock
 from PIL import Image
 from torch import Tensor
 
-from .augment import RandomAffine, find_augment
+from .augment import RandomAffine, RandomThickness, find_augment
 from .datasets import Data, Split
 from .datasets.folders import read_grey28, to_grey28
 from .errors import InputError
@@ -24,7 +24,12 @@ from .recipes import NORMALIZE
 
 EVAL_BATCH = 500  # images per validation batch
 PREPARED = 1024  # images that go through the batch transforms at once, see TensorDL
-IMAGEWISE = {IntToFloatTensor, Normalize, RandomAffine}  # batch transforms that treat each image by itself
+IMAGEWISE = {
+    IntToFloatTensor,
+    Normalize,
+    RandomAffine,
+    RandomThickness,
+}  # batch transforms that treat each image by itself
 
 
 class MNISTImage(PILImageBW):

@@ -58,7 +58,7 @@ def select(rows: list[str], against: str | None = None) -> tuple[list[Recipe], d
     for i, recipe in enumerate(chosen):
         if recipe.name in [r.name for r in chosen[:i]]:
             raise InputError(f"two recipes are named {recipe.name}; rename one")
-        if (recipe.data, recipe.valid_fraction) != (other.data, other.valid_fraction):
+        if recipe.reported != other.reported:
             raise InputError(
                 f"{recipe.name} and {other.name} report on different images; give --against a recipe of the same data"
             )

@@ -1,6 +1,8 @@
 """MNIST digits drawn into pictures as people make them: files of all sizes, papers, pens and lights, from a seed.
 
 `SCENES` has a function for each kind: (image uint8 [28, 28], NumPy Generator) → the bytes of an image file.
+`NUMBERS` has one for each kind of several digits: (images uint8 [MOST, 28, 28], NumPy Generator) → the bytes of an
+image file, and the number of digits in each of its rows, which are the first of the images.
 """
 
 import io
@@ -45,7 +47,7 @@ def pen(image: np.ndarray, long: int, width: float | None = None) -> np.ndarray:
     if width is None:
         scale = long / (max(h, w) - 6)
         ink = resize(digit, round(h * scale), round(w * scale))
-        ink = (ink - 0.4) * max(1, scale / 3) + 0.5
+        ink = (ink - 0.4) * max(1.25, scale / 3) + 0.5  # 0 on paper
     else:
         mask = resize(digit, 6 * h, 6 * w) > 0.4
         scale = long / (max(h, w) - 6 + width - 2)  # the strokes' own width goes, the pen's comes
@@ -192,6 +194,160 @@ def photo(image, rng) -> bytes:
     return jpeg(pixels, int(rng.integers(40, 96)))
 
 
+def segment(shape: tuple[int, int], a, b, thick: float) -> np.ndarray:
+    """A straight line from a to b, which are (x, y), with square ends, float32 [h, w] in [0, 1]."""
+    along = np.subtract(b, a)
+    length = np.hypot(*along)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    (cos, sin), x, y = along / length, x - a[0], y - a[1]
+    at, off = x * cos + y * sin, np.abs(y * cos - x * sin)
+    return (0.5 - np.maximum(np.abs(at - length / 2) - length / 2, off - thick / 2)).clip(0, 1).astype(np.float32)
+
+
+def rectangle(
+    shape: tuple[int, int],
+    rng,
+    middle,  # (x, y)
+    size,  # (w, h)
+    thick: float,
+    *,
+    turn: float = 0,  # degrees
+    missing: int = 0,  # sides that are not drawn
+    gaps: int = 0,  # in each side, at most
+    beyond: float = 0,  # by which the sides go on, as a grid's do, at most
+) -> np.ndarray:
+    """The sides of a box, float32 [h, w] in [0, 1]."""
+    cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * size / 2 @ np.array([(cos, sin), (-sin, cos)]) + middle
+    out = np.zeros(shape, np.float32)
+    for i in rng.permutation(4)[missing:]:
+        a, b = corners[i], corners[(i + 1) % 4]
+        along = (b - a) / np.hypot(*(b - a))
+        before, after = thick / 2 + beyond * rng.uniform(0.2, 1, 2)
+        side = segment(shape, a - along * before, b + along * after, thick)
+        for _ in range(rng.integers(gaps + 1)):
+            at, gap = a + (b - a) * rng.uniform(0, 1), along * max(size) * rng.uniform(0.01, 0.06)
+            side *= 1 - segment(shape, at - gap, at + gap, 4 * thick)
+        out = np.maximum(out, side)
+    return out
+
+
+def finish(ink: np.ndarray, rng) -> bytes:
+    """A file of ink on white or grey paper, half of them in uneven light with a sensor's noise, a tenth inverted."""
+    pen_colour, paper = rng.integers(0, 110, 3), (255, 255, 255) if rng.random() < 0.4 else rng.integers(185, 256, 3)
+    uneven = {"light": light(*ink.shape, rng), "noise": rng.uniform(1, 6), "rng": rng} if rng.random() < 0.5 else {}
+    pixels = coloured(ink, pen_colour, paper, **uneven)
+    pixels = 255 - pixels if rng.random() < 0.1 else pixels
+    return png(pixels) if rng.random() < 0.5 else jpeg(pixels, int(rng.integers(60, 96)))
+
+
+def boxed(
+    image,
+    rng,
+    *,
+    turn: float = 1.5,  # degrees, at most
+    thick=(0.01, 0.05),  # of the lines, in sides of the box
+    margin=(0.02, 0.6),  # from the lines' outer edges to the picture's, in sides; below 0 the lines are cut
+    touch: bool = False,  # the digit reaches a line, or crosses it
+    specks: int = 0,
+    **kwargs,
+) -> bytes:
+    """A digit in the box of a form or the cell of a table, from 44 to 300 pixels."""
+    side = float(np.exp(rng.uniform(np.log(44), np.log(300))))
+    size = side * np.array([rng.uniform(0.75, 1.25), 1])
+    t = max(1.0, side * rng.uniform(*thick))
+    long = max(20, round(min(size) * rng.uniform(0.45, 0.72)))
+    ink = pen(image, long, rng.choice([None, rng.uniform(1.5, 3.5)]))
+    span = np.array(ink.shape[::-1])
+    room = (size - t - span) / 2  # to the lines
+    offset = rng.uniform(-1, 1, 2) * np.maximum(room - 3 - 0.03 * side, 0)
+    if touch:
+        axis = rng.integers(2)
+        offset[axis] = (room[axis] + rng.uniform(0, t + 0.06 * side)) * rng.choice([-1, 1])
+    shape = tuple(round(n + 2.4 * side) for n in size[::-1])
+    middle = np.array(shape[::-1]) / 2
+    left, top = np.rint(middle + offset - span / 2).astype(int)
+    page = rectangle(shape, rng, middle, size, t, turn=rng.uniform(-turn, turn), **kwargs) * rng.uniform(0.4, 1)
+    for _ in range(rng.integers(specks + 1)):
+        r = max(1, round(0.02 * side))
+        y, x = rng.integers(0, shape[0] - r), rng.integers(0, shape[1] - r)
+        page[y : y + r, x : x + r] = 1
+    digit = page[top : top + span[1], left : left + span[0]]
+    digit[:] = np.maximum(digit, ink)
+    low, high = (middle + sign * ((size + t) / 2 + side * rng.uniform(*margin, 2)) for sign in (-1, 1))
+    low = np.clip(np.rint(low), 0, np.maximum((left, top) - np.array(2), 0)).astype(int)
+    high = np.maximum(np.rint(high), (left, top) + span + 2).astype(int)
+    return finish(page[low[1] : high[1], low[0] : high[0]], rng)
+
+
+def apart(image, rng) -> bytes:
+    """A digit whose pen was lifted: cut in two by a straight gap, each part at least a sixth of the ink."""
+    ink = pen(image, int(rng.integers(60, 240)))
+    long = max(ink.shape)
+    for _ in range(100):
+        at, angle = rng.uniform(0.2, 0.8, 2) * ink.shape[::-1], rng.uniform(0, np.pi)
+        along = 2 * long * np.array([np.cos(angle), np.sin(angle)])
+        cut = ink * (1 - segment(ink.shape, at - along, at + along, long * rng.uniform(0.03, 0.1)))
+        labels, n = ndimage.label(cut > 0.3, np.ones((3, 3)))
+        areas = ndimage.sum_labels(cut > 0.3, labels, np.arange(1, n + 1))
+        if n == 2 and areas.min() > areas.sum() / 6:
+            break
+    size = round(long * rng.uniform(1.3, 2))
+    return finish(place(cut, size, size, rng), rng)
+
+
+MOST = 12  # digits in a picture
+
+
+def write(images, rng, n: int, long: int, most: float, least: float) -> np.ndarray:
+    """The ink of n digits side by side, from `least` to `most` of their height apart, or into one another below 0."""
+    inks = [pen(image, long) for image in images[:n]]
+    page, right = np.zeros((max(len(ink) for ink in inks), n * 2 * long), np.float32), None
+    for ink in inks:
+        top = rng.integers(0, len(page) - ink.shape[0] + 1)
+        left = 0
+        if right is not None:  # the nearest pair of pixels in a row is so far apart
+            first = np.where((ink > 0.5).any(1), (ink > 0.5).argmax(1), 10**6)
+            left = int((right[top : top + ink.shape[0]] - first).max() + 1 + long * rng.uniform(least, most))
+        spot = page[top : top + ink.shape[0], left : left + ink.shape[1]]
+        spot[:] = np.maximum(spot, ink)
+        inked = page > 0.5
+        right = np.where(inked.any(1), page.shape[1] - inked[:, ::-1].argmax(1), -(10**6))
+    columns = np.nonzero((page > 0.02).any(0))[0]
+    return page[:, : columns[-1] + 1]
+
+
+def in_a_row(images, rng, least: float, most: float, n: int) -> tuple[bytes, list[int]]:
+    long = int(rng.integers(30, 160))
+    ink = write(images, rng, n, long, most, least)
+    h, w = (k + round(long * rng.uniform(0.2, 1)) for k in ink.shape)
+    return finish(place(ink, h, w, rng), rng), [n]
+
+
+def form(images, rng, *, rows: int = 1, joined: bool = False, crop: bool = False, turn: float = 1) -> tuple:
+    """Digits in rows of boxes, which share their sides where `joined`, or are apart; the same number in each row."""
+    side, rows = float(rng.integers(40, 110)), int(rng.integers(1, rows + 1))
+    n = int(rng.integers(2, MOST // rows // (1 + (rows == 1)) + 1))
+    w, h = side * rng.uniform(0.7, 1.1), side
+    step = w if joined else w + side * rng.uniform(0.12, 0.4)
+    down = h if joined and rng.random() < 0.5 else h * rng.uniform(1.2, 1.6)
+    t = max(1.0, side * rng.uniform(0.01, 0.04))
+    border = round(t / 2 + side * (0.02 if crop else rng.uniform(0.1, 0.5)))
+    shape = round(h + (rows - 1) * down + 2 * border), round(w + (n - 1) * step + 2 * border)
+    lines, ink = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for i in range(rows * n):
+        middle = np.array([w / 2 + i % n * step, h / 2 + i // n * down]) + border
+        lines = np.maximum(lines, rectangle(shape, rng, middle, (w, h), t))
+        digit = pen(images[i], max(16, round(min(w, h) * rng.uniform(0.5, 0.7))))
+        span = np.array(digit.shape[::-1])
+        offset = rng.uniform(-1, 1, 2) * np.maximum(((w - t, h - t) - span) / 2 - 2 - 0.03 * side, 0)
+        left, top = np.rint(middle + offset - span / 2).astype(int)
+        ink[top : top + span[1], left : left + span[0]] = digit
+    page = Image.fromarray(np.maximum(ink, lines * rng.uniform(0.4, 1)))
+    turned = page.rotate(rng.uniform(-turn, turn), BICUBIC, expand=not crop)
+    return finish(np.asarray(turned).clip(0, 1), rng), [n] * rows
+
+
 SCENES = {
     "white on black": lambda image, rng: png(255 - coloured(page(image, rng))),
     "inversion": lambda image, rng: png(coloured(page(image, rng))),
@@ -217,4 +373,23 @@ SCENES = {
     "frame": framed,
     "sheet on a desk": on_desk,
     "photo": photo,
+    "box": boxed,
+    "box with an open side": lambda image, rng: boxed(image, rng, missing=1),
+    "turned box": lambda image, rng: boxed(image, rng, turn=7),
+    "broken box": lambda image, rng: boxed(image, rng, gaps=3, specks=20),
+    "box touched": lambda image, rng: boxed(image, rng, touch=True),
+    "cropped box": lambda image, rng: boxed(image, rng, margin=(-0.15, 0.15)),
+    "cell of a grid": lambda image, rng: boxed(image, rng, beyond=1000),
+    "cell cut along its lines": lambda image, rng: boxed(
+        image, rng, beyond=1000, thick=(0.02, 0.09), margin=(-0.09, 0.01), missing=int(rng.integers(3))
+    ),
+    "cell touched": lambda image, rng: boxed(image, rng, beyond=1000, margin=(-0.1, 0.2), touch=True),
+    "strokes apart": apart,
+}
+NUMBERS = {
+    "side by side": lambda images, rng: in_a_row(images, rng, 0.08, 0.4, int(rng.integers(2, 7))),
+    "touching": lambda images, rng: in_a_row(images, rng, -0.06, 0.0, 2),
+    "boxes of a form": form,
+    "joined boxes": lambda images, rng: form(images, rng, joined=True),
+    "rows of boxes": lambda images, rng: form(images, rng, rows=3, joined=rng.random() < 0.5),
 }

@@ -5,7 +5,7 @@ import torch
 from fastai.vision.core import TensorImageBW
 
 from mnist_fastai import InputError, dataloaders
-from mnist_fastai.augment import RandomAffine, find_augment
+from mnist_fastai.augment import RandomAffine, RandomThickness, find_augment
 
 
 @pytest.fixture
@@ -127,3 +127,42 @@ def test_rotation_and_shear_together_keep_the_ink(images):
     torch.manual_seed(0)
     moved = torch.Tensor(RandomAffine(degrees=30, shear=0.4)(TensorImageBW(images), split_idx=0))
     torch.testing.assert_close(moved.sum((1, 2, 3)), images.sum((1, 2, 3)), rtol=0.02, atol=0)
+
+
+def test_thickness_grows_a_dot_into_a_plus_or_fades_it():
+    dots = torch.zeros(300, 1, 28, 28)
+    dots[:, :, 10, 10] = 1
+    torch.manual_seed(0)
+    changed = torch.Tensor(RandomThickness(0.8)(TensorImageBW(dots), split_idx=0))
+    centre, around = changed[:, 0, 10, 10], changed[:, 0, [9, 11, 10, 10], [10, 10, 9, 11]]
+    thicker = centre == 1
+    assert 100 < thicker.sum() < 200
+    assert (around[thicker] == around[thicker][:, :1]).all()
+    assert 0.7 < around[thicker].max() <= 0.8
+    assert (around[~thicker] == 0).all()
+    assert 0.2 <= centre[~thicker].min() < 0.3
+    torch.testing.assert_close(changed.sum((1, 2, 3)), centre + around.sum(1))
+
+
+def test_thickness_of_all_ink_or_none_is_left_at_the_border_too():
+    for value in (0.0, 1.0):
+        plain = torch.full((50, 1, 28, 28), value)
+        assert torch.equal(torch.Tensor(RandomThickness(1)(TensorImageBW(plain), split_idx=0)), plain)
+
+
+def test_thickness_changes_each_digit_by_an_amount_of_its_own_within_0_and_1(images):
+    torch.manual_seed(0)
+    changed = torch.Tensor(RandomThickness(0.5)(images, split_idx=0))
+    ink = changed.sum((1, 2, 3)) / torch.Tensor(images).sum((1, 2, 3))
+    assert ink.min() < 0.8
+    assert ink.max() > 1.25
+    assert len(ink.unique()) > 60
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+
+
+def test_the_readers_augmentation_is_improveds_after_another_pen():
+    thickness, affine = find_augment("affine-thickness")
+    assert thickness.amount == 0.5
+    assert thickness.order < affine.order
+    assert (affine.degrees, affine.scale, affine.shear, affine.pixels, affine.flip) == (12, 0.1, 0.1, 2, 0)

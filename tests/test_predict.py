@@ -63,7 +63,7 @@ def drawn(images, gap: int = 20) -> Image.Image:
 
 
 def read_csv(path) -> list[dict]:
-    return list(csv.DictReader(Path(path).read_text().splitlines()))
+    return list(csv.DictReader(io.StringIO(Path(path).read_text(), newline="")))
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
@@ -155,6 +155,19 @@ def test_several_digits_are_read_as_a_number_where_that_is_asked_for(cli, images
     code, out, err = cli("predict", "7210.png", "--multi", "--csv", "out.csv")
     assert out.startswith("7210.png: 7210  ")
     assert read_csv("out.csv")[0]["digit"] == "7210"
+
+
+def test_rows_of_digits_are_lines(cli, images):
+    page = np.concatenate([np.asarray(drawn(images[:2])), np.asarray(drawn(images[2:4]))])
+    Image.fromarray(page).save("form.png")
+    code, out, err = cli("predict", "form.png", "--multi")
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert first.startswith("form.png: 72  ")
+    assert second == "          10"
+    (answer,) = json.loads(cli("predict", "form.png", "--multi", "--json", "--csv", "out.csv")[1])
+    assert answer["number"] == read_csv("out.csv")[0]["digit"] == "72\n10"
+    assert [d["digit"] for d in answer["digits"]] == [7, 2, 1, 0]
 
 
 def test_a_blank_page_has_no_digit(cli):

@@ -1,31 +1,39 @@
 """Pictures of digits come into MNIST's format with the same answer, and what is no such picture is said to be none.
 
-The whole measurement, 500 digits a kind of scene, is benchmarks/handwriting.py; here are 26 a kind.
+The whole measurement, 500 digits a kind of scene, is benchmarks/handwriting.py; here are 16 a kind.
 """
 
 import io
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, python
 from PIL import Image
-from scenes import SCENES, coloured, jpeg, lines, pen, place, png
+from scenes import MOST, NUMBERS, SCENES, coloured, jpeg, lines, pen, place, png, rectangle, segment
 
 from mnist_fastai import plots
 from mnist_fastai.errors import InputError
 from mnist_fastai.reader.form import preprocess
 from mnist_fastai.reader.image import read_image
+from mnist_fastai.reader.parts import rows
 from mnist_fastai.reader.session import Session
 
-EACH = 26  # digits a kind of scene; with 22 kinds, 572
+EACH = 16  # pictures per kind; with 32 kinds of one digit, 512
+FLOOR = {"touching": 11}  # where the model does not see two, they are one; 79% of 500
 
 
 @pytest.fixture(scope="module")
-def classify():
+def probabilities():
+    """The shipped model: images uint8 [n, 28, 28] → probabilities [n, 10]."""
+    return Session().probabilities
+
+
+@pytest.fixture(scope="module")
+def classify(probabilities):
     """Images uint8 [n, 28, 28] → the digits that the shipped model sees, int [n]."""
-    session = Session()
-    return lambda images: session.probabilities(np.array(images, np.uint8).reshape(-1, 28, 28)).argmax(1)
+    return lambda images: probabilities(np.array(images, np.uint8).reshape(-1, 28, 28)).argmax(1)
 
 
 @pytest.fixture(scope="module")
@@ -33,33 +41,135 @@ def digits_to_draw(mnist):
     return mnist.test.images.numpy()
 
 
-def found(file: bytes) -> list[np.ndarray]:
-    return [digit.image for digit in preprocess(read_image(file)).digits]
-
-
 @pytest.fixture(scope="module")
-def agreement(digits_to_draw, classify):
+def agreement(digits_to_draw, classify, probabilities):
     """For each kind of scene, whether each answer is the direct one and the only one, bool [EACH]."""
     out = {}
     for kind, scene in SCENES.items():
         rng = np.random.default_rng(zlib.crc32(kind.encode()))
         images = digits_to_draw[rng.choice(len(digits_to_draw), EACH, replace=False)]
-        digits = [found(scene(image, rng)) for image in images]
+        steps = [preprocess(read_image(scene(image, rng)), probabilities) for image in images]
+        digits = [[digit.image for digit in step.digits] for step in steps]
         alone = np.array([len(d) == 1 for d in digits])
         answers = classify([d[0] if d else np.zeros((28, 28)) for d in digits])
         out[kind] = alone & (answers == classify(images))
     return out
 
 
-def test_the_answer_survives_on_572_test_digits(agreement):
+def test_the_answer_survives_on_512_test_digits(agreement):
     assert sum(len(a) for a in agreement.values()) >= 500
     assert np.concatenate(list(agreement.values())).mean() >= 0.98
 
 
 @pytest.mark.parametrize("kind", SCENES)
 def test_the_answer_survives(kind, agreement):
-    # over 500 digits no kind has less than 97% (benchmarks/handwriting.md): three or more of 26 wrong is then no chance
-    assert agreement[kind].sum() >= EACH - 3
+    # over 500 digits no kind has less than 95% (benchmarks/handwriting.md): three or more of 16 wrong is then no chance
+    assert agreement[kind].sum() >= EACH - 2
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_survive(kind, digits_to_draw, classify, probabilities):
+    rng, right = np.random.default_rng(zlib.crc32(kind.encode())), 0
+    for _ in range(EACH):
+        images = digits_to_draw[rng.choice(len(digits_to_draw), MOST, replace=False)]
+        file, counts = NUMBERS[kind](images, rng)
+        digits = preprocess(read_image(file), probabilities, multi=True).digits
+        right += [len(row) for row in rows([digit.box for digit in digits])] == counts and (
+            classify([digit.image for digit in digits]) == classify(images[: sum(counts)])
+        ).all()
+    assert right >= FLOOR.get(kind, EACH - 2)
+
+
+def read(ink: np.ndarray, classify, probabilities=None, multi: bool = False) -> list[int]:
+    """The digits of ink, float [h, w], on white paper."""
+    return classify(
+        [d.image for d in preprocess(read_image(coloured(ink)), probabilities, multi=multi).digits]
+    ).tolist()
+
+
+def strokes(shape: tuple[int, int], thick: float, *lines: list[tuple[float, float]]) -> np.ndarray:
+    """Polygons of straight strokes through (x, y), float32 [h, w]."""
+    return np.max([segment(shape, a, b, thick) for line in lines for a, b in pairwise(line)], 0)
+
+
+@pytest.mark.parametrize("reach", [0.8, 0.9, 0.96, 0.99])
+@pytest.mark.parametrize("thick", [6, 9, 14])
+def test_a_stem_nearly_from_edge_to_edge_is_the_digits_own(reach, thick, classify):
+    top, bottom = 150 - 150 * reach, 150 + 150 * reach
+    assert read(strokes((300, 300), thick, [(152, top), (148, bottom)]), classify) == [1]
+    seven = strokes((300, 300), thick, [(90, top + thick / 2), (170, top + thick / 2)], [(168, top), (160, bottom)])
+    assert read(seven, classify) == [7]
+
+
+@pytest.mark.parametrize("margin", [0, 1, 3])
+def test_a_tight_crop_keeps_its_straight_strokes(margin, classify):
+    seven = strokes((140, 90), 9, [(0, 4), (90, 4)], [(85, 0), (45, 140)])
+    two = strokes((140, 90), 9, [(6, 30), (30, 6), (70, 6), (84, 40), (6, 135)], [(0, 135), (90, 135)])
+    four = strokes((140, 90), 9, [(25, 0), (4, 80)], [(0, 80), (90, 80)], [(66, 20), (66, 140)])
+    for ink, digit in ((seven, 7), (two, 2), (four, 4)):
+        assert read(np.pad(ink, margin), classify) == [digit]
+
+
+@pytest.mark.parametrize("margin", [0, 1, 2, 5, 30])
+@pytest.mark.parametrize("thick", [2, 5, 9])
+def test_a_cell_is_dropped_at_any_margin(margin, thick, digits_to_draw, classify):
+    for image in digits_to_draw[:5]:
+        cell = place(pen(image, 60), 100, 100)
+        cell[:thick] = cell[-thick:] = cell[:, :thick] = cell[:, -thick:] = 0.8
+        assert read(np.pad(cell, margin), classify) == classify([image]).tolist()
+
+
+@pytest.mark.parametrize("gone", ["top", "top and right", "all but the left"])
+def test_a_line_along_the_edge_is_dropped_whatever_the_others_are(gone, digits_to_draw, classify):
+    for image in digits_to_draw[:5]:
+        cell = place(pen(image, 60), 100, 100)
+        cell[:, :5] = 1
+        if gone != "all but the left":
+            cell[-5:] = 1
+        if gone == "top":
+            cell[12:, -5:] = 1
+        assert read(cell, classify) == classify([image]).tolist()
+
+
+def test_what_touches_a_box_keeps_its_body(digits_to_draw, classify):
+    right = 0
+    for i, image in enumerate(digits_to_draw[:20]):
+        ink = pen(image, 90)
+        h, w = ink.shape
+        page = np.zeros((240, 240), np.float32)
+        top, left = [(60, 75), (180 - h, 75), (75, 60), (75, 180 - w)][i % 4]
+        page[top : top + h, left : left + w] = ink
+        box = rectangle(page.shape, np.random.default_rng(0), (120, 120), (120, 120), 4)
+        right += read(np.maximum(page, box), classify) == classify([image]).tolist()
+    assert right >= 19
+
+
+def test_an_open_four_is_one_digit(classify, probabilities):
+    for gap in (0, 6, 12, 18):
+        four = strokes((200, 200), 7, [(80, 50), (66, 90), (72, 108), (98, 105)], [(110 + gap, 70), (96 + gap, 155)])
+        assert read(four, classify, probabilities) == [4]
+
+
+def test_digits_that_touch_are_two_where_there_may_be_several(digits_to_draw, classify, probabilities):
+    seven, two = (pen(digits_to_draw[i], 100) for i in (0, 1))
+    page = np.zeros((160, 260), np.float32)
+    page[30 : 30 + len(seven), 40 : 40 + seven.shape[1]] = seven
+    left = 40 + seven.shape[1] - 6
+    page[30 : 30 + len(two), left : left + two.shape[1]] = np.maximum(
+        page[30 : 30 + len(two), left : left + two.shape[1]], two
+    )
+    assert read(page, classify, probabilities, multi=True) == [7, 2]
+    assert len(preprocess(read_image(coloured(page)), probabilities).digits) == 1
+
+
+def test_without_ink_in_it_a_form_has_no_digit_less(digits_to_draw, classify, probabilities):
+    boxes = np.zeros((120, 400), np.float32)
+    for i in range(4):
+        boxes = np.maximum(boxes, rectangle(boxes.shape, np.random.default_rng(0), (60 + 90 * i, 60), (70, 80), 3))
+        if i != 2:
+            boxes[30:90, 60 + 90 * i - 30 : 60 + 90 * i + 30] += place(pen(digits_to_draw[i], 45), 60, 60)
+    wanted = classify(digits_to_draw[[0, 1, 3]]).tolist()
+    assert read(boxes.clip(0, 1), classify, probabilities, multi=True) == wanted
 
 
 def test_mnist_images_stay_as_they_are(mnist, classify):
@@ -359,6 +469,7 @@ import resource, sys
 from mnist_fastai.errors import InputError
 from mnist_fastai.reader.form import preprocess
 from mnist_fastai.reader.image import read_image
+from mnist_fastai.reader.parts import rows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     print(len(preprocess(read_image(sys.argv[1])).digits), end=" ")

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from ..errors import InputError
-from ..recipes import PASSED
+from ..recipes import PASSED, WITH_STROKES
 
 SIZE = 28  # pixels, of a side of an image
 
@@ -37,6 +37,9 @@ class Split:
     def __getitem__(self, index) -> "Split":
         return Split(self.images[index], self.labels[index])
 
+    def __add__(self, other: "Split") -> "Split":
+        return Split(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+
     @property
     def digest(self) -> str:
         """SHA-256 of the images and labels."""
@@ -53,7 +56,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]  # in the order of the labels
     valid: Split = field(default_factory=Split)  # held out of the training images, for what chooses
-    source: str = PASSED  # "mnist", or the path of a folder
+    source: str = PASSED  # "mnist", "mnist+strokes", or the path of a folder
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
@@ -100,6 +103,8 @@ class Data:
         """
         if len(self.valid):
             raise InputError(f"{self.source} has validation images already; leave --valid-fraction out")
+        if self.source == WITH_STROKES:
+            raise InputError(f"drawn images are not held out; give load_data({WITH_STROKES!r}, {fraction}) as data")
         try:
             kept, held = train_test_split(
                 np.arange(len(self.train)), test_size=fraction, stratify=self.train.labels.numpy(), random_state=0

@@ -1,20 +1,24 @@
 """The digits in a picture → MNIST's 28×28 format.
 
-    steps = preprocess(read_image("photo.jpg"))
-    [digit.image for digit in steps.digits]  # uint8 [28, 28] each, from left to right
+    steps = preprocess(read_image("photo.jpg"), Session().probabilities)
+    [digit.image for digit in steps.digits]  # uint8 [28, 28] each, by rows and from left to right
 
 MNIST's format (LeCun et al. 1998, section III.A): white ink on black, the bounding box scaled into 20×20 pixels with
 its aspect kept and edges anti-aliased, then placed in 28×28 by its centre of mass.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .image import SIZE, Source, name_of, read_image, read_raw, reduce, resize
-from .ink import Box, absorption, find_ink, find_masks, find_paper, find_sheet, group, without_lines
+from .boxes import find_printed
+from .image import SIZE, Box, Source, name_of, read_image, read_raw, reduce, resize
+from .ink import absorption, find_ink, find_masks, find_paper, find_sheet, grow
+from .parts import find_parts, group, line_between, rows, seams
 
 BOX = 20  # pixels, the long side of a digit in MNIST's 28
 WORK = 1000  # pixels, the long side of the copy on which ink is searched
@@ -22,6 +26,13 @@ DETAIL = 400  # pixels, the long side of a digit while its strokes are made thic
 # Stroke widths in pixels of the 20×20 box. 98% of MNIST's training images lie between 1.5 and 4.2, and their median is
 # 2.4. Thinner strokes are made TYPICAL, which raises the mean probability of a thin pen's digits from 0.89 to 0.96.
 THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
+# Whether two pieces of ink are one digit, and one piece is two: by logistic regression, on training images
+NEAR = 0.35  # the greatest distance of a digit's strokes, in its long sides
+WIDEST = 1.5  # the greatest width of a digit, in heights
+APART = np.array([0.82, -0.45, -1.12])  # 1, distance, width / height: above 0, with the logarithms' difference, one
+TOUCHING = np.array([0.57, -0.52, 0.55])  # 1, width / height, cut rows / height: by so much two must be surer than one
+
+Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → probabilities [n, classes]
 
 
 @dataclass
@@ -45,29 +56,31 @@ class Steps:
     background: np.ndarray  # float32 [h, w] in [0, 1], the paper's brightness; inverted where ink is light
     ink: np.ndarray  # float32 [h, w] in [0, 1], the share of light that ink absorbs
     mask: np.ndarray  # bool [h, w], ink by Otsu's threshold
-    labels: np.ndarray  # uint8 [h, w], the number of the digit from 1, or 0
-    digits: list[Digit] = field(default_factory=list)  # from left to right; empty where there is none
+    labels: np.ndarray  # uint16 [h, w], the number of the digit from 1, or 0
+    digits: list[Digit] = field(default_factory=list)  # by rows, from left to right; empty where there is none
     sheet: Box | None = None  # of a sheet that lies on something else
 
 
-def preprocess(grey: np.ndarray) -> Steps:
+def preprocess(grey: np.ndarray, probabilities: Model | None = None, *, multi: bool = False) -> Steps:
     """Find the digits in grey pixels, uint8 [h, w], and bring each into MNIST's format.
 
-    Ink may be dark or light. Separate strokes of one digit stay together; digits that touch are taken for one. If a
+    Ink may be dark or light; boxes, cells and ruled lines are no ink. `probabilities` is a model: where it is given,
+    strokes that lie apart are taken for one digit if that is more probable, and, if there may be several (`multi`),
+    what touches for two. Without it, strokes are joined by their distance alone, and digits that touch are one. If a
     sheet lies on something else, only ink on the sheet counts, unless there is none. A picture without ink has no
     digits, and raises nothing.
     """
     if sheet := find_sheet(grey):
         (left, top, right, bottom), inside = sheet
-        steps = _read_page(grey[top:bottom, left:right], inside)
+        steps = _read_page(grey[top:bottom, left:right], probabilities, multi, inside)
         if steps.digits:
             for digit in steps.digits:
                 digit.box = tuple(n + at for n, at in zip(digit.box, (left, top, left, top), strict=True))
             return replace(steps, grey=grey, sheet=(left, top, right, bottom))
-    return _read_page(grey)
+    return _read_page(grey, probabilities, multi)
 
 
-def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
+def _read_page(grey: np.ndarray, probabilities: Model | None, multi: bool, sheet: np.ndarray | None = None) -> Steps:
     """`preprocess` on a picture that is paper all over, or only in the mask `sheet`, bool [h, w] of any size."""
     from scipy import ndimage
 
@@ -79,21 +92,133 @@ def _read_page(grey: np.ndarray, sheet: np.ndarray | None = None) -> Steps:
     paper, dark, even = find_paper(work)
     ink, noise = find_ink(work if dark else 1 - work, paper, even)
     mask, faint = find_masks(ink, noise)
-    strokes = without_lines(mask, faint, even=even)
-    labels, n = group(strokes if sheet is None else strokes & sheet)
-    digits = [_digit(grey, dark, paper, labels == i, factor, noise) for i in range(1, n + 1)]
-    return Steps(grey, paper, ink, mask, labels, digits)
+    printed = find_printed(faint, ink)
+    strokes = mask & ~printed
+    if even:  # in uneven light, faint ink may be a shadow
+        strokes = grow(strokes, faint & ~printed)
+    numbers, parts = find_parts(strokes if sheet is None else strokes & sheet)
+    groups = group(parts, printed)
+    digit_of = np.zeros(numbers.max() + 1, np.uint16)
+    for k, digit in enumerate(groups, 1):
+        digit_of[[part.number for part in digit]] = k
+    labels = digit_of[numbers]
+
+    def bring(mask: np.ndarray) -> Digit:
+        return _digit(grey, dark, paper, mask, printed, factor, noise)
+
+    found = {k: bring(labels == k) for k in range(1, len(groups) + 1)}
+    if probabilities is not None:
+        for row in _in_rows(found) if multi else [list(found)]:
+            _join(row, found, labels, printed, bring, probabilities, multi)
+        for k in list(found) if multi else ():
+            _split(k, found, labels, printed, bring, probabilities)
+    order = [k for row in _in_rows(found) for k in row]
+    digit_of = np.zeros(max(order, default=0) + 1, np.uint16)
+    digit_of[order] = np.arange(1, len(order) + 1)
+    return Steps(grey, paper, ink, mask, digit_of[labels], [found[k] for k in order])
 
 
-def read_digits(source: Source, *, raw: bool = False, multi: bool = False) -> list[tuple[np.ndarray, Box]]:
-    """The image in MNIST's format, uint8 [28, 28], and the box of each digit, from left to right.
+def _in_rows(found: dict[int, Digit]) -> list[list[int]]:
+    numbers = list(found)
+    return [[numbers[i] for i in row] for row in rows([digit.box for digit in found.values()])]
+
+
+def _sure(digits: list[Digit], probabilities: Model) -> float:
+    """The logarithm of the probability that the digits are what the model takes them for."""
+    p = probabilities(np.array([digit.image for digit in digits])).max(1)
+    return float(np.log(np.maximum(p, 1e-9)).sum())
+
+
+def _join(
+    row: list[int], found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable,
+    probabilities: Model, multi: bool,
+) -> None:  # fmt: skip
+    """Take neighbours in a row of digits for strokes of one where that is more probable."""
+    if not multi and len(row) > 2:
+        return
+    for a, b in pairwise(row):
+        left, right = labels == a, labels == b
+        if line_between(printed, _box(left), _box(right)):
+            continue
+        h, w = _extent(left | right)
+        gap = _gap(left, right) / max(h, w)
+        if gap > NEAR or w > WIDEST * h:
+            continue
+        one = bring(left | right)
+        if _sure([one], probabilities) - _sure([found[a], found[b]], probabilities) + APART @ (1, gap, w / h) > 0:
+            labels[left] = b
+            found[b] = one
+            del found[a]
+
+
+def _split(
+    k: int, found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable, probabilities: Model
+) -> None:
+    """Take a digit for two that touch where that is more probable, and these again; in boxes, each has its own."""
+    whole = labels == k
+    if any(line_between(printed, _box(whole), _box(labels == other)) for other in found if other != k):
+        return
+    h, w = _extent(whole)
+    least = _sure([found[k]], probabilities) + TOUCHING @ (1, w / h, 0)
+    if least >= 0:
+        return
+    pairs = [(right, cut, [bring(whole & ~right), bring(right)]) for right, cut in _halves(whole)]
+    sure = [_sure(pair, probabilities) - TOUCHING[2] * cut for _, cut, pair in pairs]
+    if max(sure, default=least) > least:
+        right, _, (found[k], second) = pairs[int(np.argmax(sure))]
+        new = max(found) + 1
+        found[new] = second
+        labels[right] = new
+        for half in (k, new):
+            _split(half, found, labels, printed, bring, probabilities)
+
+
+def _box(mask: np.ndarray) -> Box:
+    """The box of what a mask, bool [h, w], covers, in its pixels."""
+    (top, bottom), (left, right) = (mask.any(axis).nonzero()[0][[0, -1]].tolist() for axis in (1, 0))
+    return left, top, right + 1, bottom + 1
+
+
+def _extent(mask: np.ndarray) -> tuple[int, int]:
+    """The height and width of what a mask, bool [h, w], covers."""
+    left, top, right, bottom = _box(mask)
+    return bottom - top, right - left
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> float:
+    """The distance of two masks in pixels."""
+    from scipy import ndimage
+
+    return float(ndimage.distance_transform_edt(~a)[b].min())
+
+
+def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """The right halves, bool [h, w], of the ways to cut a mask in two digits, and the share of rows that cuts ink."""
+    left, top, right, bottom = _box(mask)
+    part = mask[top:bottom, left:right]
+    h, w = part.shape
+    small = resize(part, (64, max(8, round(64 * w / h))))
+    out = []
+    for path in seams(small):
+        at = path[np.arange(h) * 64 // h] * w / small.shape[1]
+        half = np.zeros_like(mask)
+        half[top:bottom, left:right] = part & (np.arange(w) >= at[:, None])
+        if all(side.any() and _extent(side)[0] > 0.5 * h for side in (half, mask & ~half)):
+            out.append((half, (small[np.arange(64), path] > 0.5).mean()))
+    return out
+
+
+def read_digits(
+    source: Source, probabilities: Model | None = None, *, raw: bool = False, multi: bool = False
+) -> list[tuple[np.ndarray, Box]]:
+    """The image in MNIST's format, uint8 [28, 28], and the box of each digit, by rows and from left to right.
 
     `raw` takes a picture that is in MNIST's format. Raises InputError as `read_image`, for a picture without a digit,
     and, unless `multi`, for one with several.
     """
     if raw:
         return [(read_raw(source), (0, 0, SIZE, SIZE))]
-    digits = preprocess(read_image(source)).digits
+    digits = preprocess(read_image(source), probabilities, multi=multi).digits
     if not digits:
         raise InputError(f"no digit was found in {name_of(source)}; `mnist-fa predict --show-steps` draws the steps")
     if len(digits) > 1 and not multi:
@@ -102,7 +227,7 @@ def read_digits(source: Source, *, raw: bool = False, multi: bool = False) -> li
     return [(digit.image, digit.box) for digit in digits]
 
 
-def _digit(grey, dark: bool, paper: np.ndarray, mask: np.ndarray, factor: int, noise: float) -> Digit:
+def _digit(grey, dark: bool, paper, mask: np.ndarray, printed: np.ndarray, factor: int, noise: float) -> Digit:
     """Crop the ink under a mask, bool [h, w], from the full resolution, and bring it into MNIST's format."""
     from scipy import ndimage
 
@@ -117,7 +242,7 @@ def _digit(grey, dark: bool, paper: np.ndarray, mask: np.ndarray, factor: int, n
 
     margin = 2  # strokes are anti-aliased beyond the mask
     part = tuple(slice(*span(axis, margin)) for axis in (0, 1))
-    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin)
+    near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin) & ~printed[part]
     left, top, right, bottom = in_picture(margin)
     crop = grey[top:bottom, left:right]
     crop = reduce(crop if dark else 255 - crop, DETAIL).astype(np.float32) / 255
@@ -162,6 +287,11 @@ def _usual_strokes(ink: np.ndarray) -> np.ndarray:
     distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
     moved = np.clip(distance + radius + (0.5 - inside), 0, 1).astype(np.float32)
     return _trim(np.maximum(ink, moved) if radius > 0 else np.minimum(ink, moved))
+
+
+def fit_strokes(ink: np.ndarray) -> np.ndarray:
+    """One digit in ink, float32 [h, w] in [0, 1] → MNIST's format, uint8 [28, 28], with a stroke width usual there."""
+    return _fit(_usual_strokes(_trim(ink)))
 
 
 def _scale_to(ink: np.ndarray, long: int) -> np.ndarray:

@@ -21,6 +21,7 @@ REASONS = {  # what decoding a file raises, and the sentence about it
     Image.DecompressionBombError: f"{{}} is too large, over {MAX_PIXELS // 10**6} megapixels; make it smaller",
     Exception: "{} is damaged or truncated; save or copy it again",
 }
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, right and bottom excluded
 Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray  # pixels are [h, w], [h, w, 3] or [h, w, 4]
 
 

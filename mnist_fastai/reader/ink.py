@@ -1,21 +1,15 @@
-"""Grey pixels → the paper, the ink on it, and which parts of the ink are one digit.
+"""Grey pixels → the paper and the ink on it.
 
 `form.preprocess` decides the order of the steps. Below, `work` is a picture of floats in [0, 1]. SciPy is imported on
 first use, since that takes 0.1 s.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image
 
-from .image import reduce, resize
+from .image import Box, reduce, resize
 
 CONTRAST = 0.06  # the least share of light that ink absorbs
-STRAIGHT = 0.85  # the least share of its way from edge to edge on which a ruled line is visible
-MAX_PARTS = 100  # parts of ink that are considered, the largest
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom in the picture's pixels, right and bottom excluded
 
 
 def find_sheet(grey: np.ndarray) -> tuple[Box, np.ndarray] | None:
@@ -76,18 +70,33 @@ def _outside(mask: np.ndarray) -> np.ndarray | None:
 def find_paper(work: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     """The brightness of the paper, float32 [h, w], whether ink is dark, and whether the paper is even, as in a drawing.
 
-    Where ink is light, the brightness is that of the inverted picture. Even paper is the border's brightness; else it
-    is what most of each neighbourhood is.
+    Where ink is light, the brightness is that of the inverted picture. Even paper is the brightness of most of the
+    picture, or of its border; else it is what most of each neighbourhood is.
     """
-    b = max(1, round(0.04 * min(work.shape)))  # pixels from the edge: there is mostly paper
+    b = max(1, round(0.04 * min(work.shape)))  # pixels from the edge: there is mostly paper, or the lines of a cell
     border = np.concatenate([side.ravel() for side in (work[:b], work[-b:], work[b:-b, :b], work[b:-b, -b:])])
-    paper = np.median(border)
-    if (np.abs(border - paper) <= 0.008).mean() > 0.6:  # two of 256 levels: drawn, not photographed
-        dark = _skew(work - paper) <= 0
-        return np.full_like(work, paper if dark else 1 - paper), dark, True
+    page = work[::3, ::3].ravel()
+    for most, least in (page, 0.8), (border, 0.6), (page, 0.6):
+        paper = np.median(most)
+        if most is border and _is_cell(np.abs(work - np.median(page)) < 0.05):
+            continue
+        if (np.abs(most - paper) <= 0.008).mean() > least:  # two of 256 levels: drawn, not photographed
+            dark = _skew(work - paper) <= 0
+            return np.full_like(work, paper if dark else 1 - paper), dark, True
     trend = _trend(work)
     dark = _ink_is_dark(work, trend)
     return _covered(*((work, trend) if dark else (1 - work, 1 - trend))), dark, False
+
+
+def _is_cell(page: np.ndarray) -> bool:
+    """Whether a mask is a rectangle that has something in it, and hardly anything is around: paper between lines."""
+    from scipy import ndimage
+
+    rows, columns = (page.any(axis).nonzero()[0] for axis in (1, 0))
+    if page.mean() < 0.5 or 2.5 * min(page.shape) < max(page.shape):  # or a 1
+        return False
+    whole = ndimage.binary_fill_holes(page)[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return whole.mean() > 0.9 and (whole & ~page[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]).mean() > 0.01
 
 
 def _skew(difference: np.ndarray) -> float:
@@ -176,143 +185,8 @@ def find_masks(ink: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return ink >= threshold, ink >= max(threshold / 2, 3 * noise)
 
 
-def without_lines(mask: np.ndarray, faint: np.ndarray, even: bool) -> np.ndarray:
-    """The mask without ruled lines, bool [h, w]; on even paper without lines, grown by the faint ink connected to it.
-
-    Strokes that cross a line stay whole. In uneven light, faint ink may be a shadow; on ruled paper, a line.
-    """
+def grow(mask: np.ndarray, faint: np.ndarray) -> np.ndarray:
+    """The mask and the faint ink connected to it, bool [h, w]."""
     from scipy import ndimage
 
-    lines = _level_lines(faint) | _level_lines(faint.T).T
-    if lines.any() or not even:
-        return mask & ~lines
     return ndimage.binary_propagation(mask, np.ones((3, 3)), faint)
-
-
-def _level_lines(mask: np.ndarray) -> np.ndarray:
-    """Straight thin lines from edge to edge, up to 7 degrees off level, bool [h, w].
-
-    Only in columns where the line stands alone, as staff lines are removed from scanned music.
-    """
-    from scipy import ndimage
-
-    h, w = mask.shape
-    columns = np.linspace(0, w - 1, min(w, 128)).astype(int)
-    thick = ndimage.binary_dilation(mask[:, columns], [[0, 1, 0]] * 3)  # a line is never quite straight
-    if thick.any(0).mean() < STRAIGHT:
-        return np.zeros_like(mask)
-    runs, n = ndimage.label(mask, [[0, 1, 0]] * 3)  # of ink in a column
-    length = np.bincount(runs.ravel(), minlength=n + 1)
-    length[0] = h
-    cut = np.zeros(n + 1, bool)
-    rows, centred = np.arange(h)[:, None], np.arange(w) - w / 2
-    for slope in np.linspace(-0.12, 0.12, 49):
-        y = rows + np.rint(slope * centred[columns]).astype(int)
-        inside = (y >= 0) & (y < h)
-        covered = (np.take_along_axis(thick, y.clip(0, h - 1), 0) & inside).sum(1)
-        for row in np.nonzero((covered > STRAIGHT * inside.sum(1)) & (inside.mean(1) > 0.3))[0]:
-            at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
-            near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
-            thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line
-            if thickness <= max(1, 0.04 * h):  # a digit that fills its picture has strokes of 0.1
-                cut[near[length[near] <= 1.6 * thickness + 1]] = True
-    return cut[runs]
-
-
-@dataclass
-class Part:
-    """A connected piece of ink: its number in the labels, its pixels, and its bounding box, ends excluded."""
-
-    number: int
-    area: int
-    top: int
-    bottom: int
-    left: int
-    right: int
-    height: int
-    width: int
-
-
-def group(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Label the digits from left to right, int [h, w] with 0 for the rest, and count them."""
-    from scipy import ndimage
-
-    labels, n = ndimage.label(mask, np.ones((3, 3)))
-    area, boxes = np.bincount(labels.ravel(), minlength=n + 1), ndimage.find_objects(labels)
-    parts = []
-    for i in np.argsort(-area[1:], kind="stable")[:MAX_PARTS]:
-        y, x = boxes[i]
-        size = y.stop - y.start, x.stop - x.start
-        parts.append(Part(i + 1, area[i + 1], y.start, y.stop, x.start, x.stop, *size))
-    parts = _without_corners(_without_frames(parts, labels), *mask.shape)
-    number = np.zeros(n + 1, np.uint8)
-    digits = _digits(parts, smallest=max(4, 0.02 * max(mask.shape)))
-    for k, digit in enumerate(digits, 1):
-        number[[part.number for part in digit]] = k
-    return number[labels], len(digits)
-
-
-def _without_frames(parts: list[Part], labels: np.ndarray) -> list[Part]:
-    """Drop each part that holds another one too large for the same digit in a hole: a table's cell."""
-    from scipy import ndimage
-
-    def frames(a: Part) -> bool:
-        large = [b for b in parts if b.height > 0.3 * a.height]
-        inside = [
-            b.number for b in large if a.top < b.top and b.bottom < a.bottom and a.left < b.left and b.right < a.right
-        ]
-        if not inside:
-            return False
-        here = labels[a.top : a.bottom, a.left : a.right]
-        return bool(np.isin(here[ndimage.binary_fill_holes(here == a.number)], inside).any())
-
-    return [part for part in parts if not frames(part)]
-
-
-def _without_corners(parts: list[Part], h: int, w: int) -> list[Part]:
-    """Drop parts that lie across a corner of the picture if any others remain: a shadow, or the end of a line.
-
-    A picture that is cropped to its digits has ink at all four sides, and keeps it.
-    """
-    at = np.array([(p.top == 0, p.bottom == h, p.left == 0, p.right == w) for p in parts], bool).reshape(-1, 4)
-    corner = (at[:, 0] | at[:, 1]) & (at[:, 2] | at[:, 3])
-    rest = [p for p, out in zip(parts, corner, strict=True) if not out]
-    if at.any(0).all() or not any(max(p.height, p.width) >= max(4, 0.04 * max(h, w)) for p in rest):
-        return parts
-    return rest
-
-
-def _digits(parts: list[Part], smallest: float) -> list[list[Part]]:
-    """The parts of each digit, from left to right.
-
-    The numbers were chosen on training images. Of the 60,000, 1,456 are in several parts at the threshold, and 17 of
-    these are taken for several digits. Of 1,800 pairs side by side, at least a twentieth of their height apart, 98.6%
-    are read as two.
-    """
-    if not parts:
-        return []
-    largest = max(p.area for p in parts)
-    size = max(max(p.height, p.width / 2) for p in parts if p.area >= 0.25 * largest)  # of a digit
-    if size < smallest:
-        return []
-
-    def joined(a: Part, b: Part) -> bool:
-        dx = max(a.left, b.left) - min(a.right, b.right)
-        dy = max(a.top, b.top) - min(a.bottom, b.bottom)
-        if -dx > 0.5 * min(a.width, b.width):  # one above the other
-            return dy <= 0.35 * size
-        low = min(a.height, b.height)
-        # a stroke is lower than a digit, or above or below the others, as a 5's bar is
-        return (low < 0.6 * size or -dy < 0.5 * low) and np.hypot(max(dx, 0), max(dy, 0)) <= 0.3 * size
-
-    groups: list[list[Part]] = []
-    for part in parts:
-        if max(part.height, part.width) >= 0.15 * size and part.area >= 0.02 * largest:  # else it is a speck
-            near = [g for g in groups if any(joined(part, other) for other in g)]
-            groups = [g for g in groups if g not in near] + [sum(near, [part])]
-
-    def extent(group: list[Part]) -> int:
-        height = max(p.bottom for p in group) - min(p.top for p in group)
-        return max(height, max(p.right for p in group) - min(p.left for p in group))
-
-    return sorted((g for g in groups if extent(g) >= 0.35 * size), key=lambda g: min(p.left for p in g))

@@ -20,6 +20,7 @@ from ..run import Run, pretrained
 from .external import is_complete
 from .form import read_digits
 from .image import SIZE
+from .parts import rows
 from .seal import check_seal
 
 BATCH = 64  # images per call of the network, and pictures held at once; 1,000 are slower
@@ -194,14 +195,15 @@ def answers(
     """One dict per picture, in order, as `mnist-fa predict --json` prints it.
 
     {"file", "digit", "probability", "top": [[digit, probability], …]}, with "note" where the probability is low; with
-    `multi` {"file", "number", "probability", "digits": [{"digit", "probability", "top", "box"}, …]}; and
-    {"file", "error"} where nothing could be read. At most a batch of pictures is held in memory.
+    `multi` {"file", "number", "probability", "digits": [{"digit", "probability", "top", "box"}, …]}, where the number
+    has a line per row of digits; and {"file", "error"} where nothing could be read. At most a batch of pictures is held
+    in memory.
     """
     labels = session.labels.tolist()
 
     def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
         try:
-            return read_digits(picture, raw=raw, multi=multi), ""
+            return read_digits(picture, session.probabilities, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
 
@@ -212,17 +214,19 @@ def answers(
     pictures = iter(pictures)
     while batch := [(name, *read(picture)) for name, picture in islice(pictures, BATCH)]:
         images = [image for _, digits, _ in batch for image, _ in digits]
-        rows = iter(session.probabilities(np.array(images, np.uint8).reshape(-1, SIZE, SIZE)))
+        p = iter(session.probabilities(np.array(images, np.uint8).reshape(-1, SIZE, SIZE)))
         for name, digits, error in batch:
             if error:
                 yield {"file": name, "error": error}
                 continue
-            each = [answer(next(rows)) for _ in digits]
+            each = [answer(next(p)) for _ in digits]
             result = {"file": name, **each[0]}
             if multi:
                 result = {
                     "file": name,
-                    "number": "".join(str(d["digit"]) for d in each),
+                    "number": "\n".join(
+                        "".join(str(each[i]["digit"]) for i in row) for row in rows([box for _, box in digits])
+                    ),
                     "probability": round(float(np.prod([d["probability"] for d in each])), 6),
                     "digits": [d | {"box": list(box)} for d, (_, box) in zip(each, digits, strict=True)],
                 }
@@ -232,12 +236,13 @@ def answers(
 
 
 def line(answer: dict) -> str:
-    """One line of text for an answer that is no error."""
-    value = answer.get("number", answer.get("digit"))
+    """The text for an answer that is no error: a line, or one per row of digits."""
+    first, *more = str(answer.get("number", answer.get("digit"))).split("\n")
     others = "".join(f"  {name} {p:.1%}" for name, p in answer.get("top", ())[1:])
     note = f"  ({answer['note']})" if "note" in answer else ""
     then = others and f"   then{others}"
-    return printable(f"{answer['file']}: {value}  {answer['probability']:.1%}{then}{note}")
+    below = [" " * (len(printable(answer["file"])) + 2) + printable(row) for row in more]
+    return "\n".join([printable(f"{answer['file']}: {first}  {answer['probability']:.1%}{then}{note}"), *below])
 
 
 @contextmanager
