@@ -24,12 +24,8 @@ from .recipes import NORMALIZE
 
 EVAL_BATCH = 500  # images per validation batch
 PREPARED = 1024  # images that go through the batch transforms at once, see TensorDL
-IMAGEWISE = {
-    IntToFloatTensor,
-    Normalize,
-    RandomAffine,
-    RandomThickness,
-}  # batch transforms that treat each image by itself
+# batch transforms that treat each image by itself
+IMAGEWISE = {IntToFloatTensor, Normalize, RandomAffine, RandomThickness}
 
 
 class MNISTImage(PILImageBW):

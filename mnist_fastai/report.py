@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -131,12 +132,17 @@ class _Model:
         dl = dataloaders(data, normalize=self.run.normalize, device=self.learner.dls.device).valid
         return forward(self.learner, dl, layer)
 
+    @cached_property
+    def data(self) -> Data:
+        """What a run was trained on. Raises as `read_data` does."""
+        return read_data(self.run)
+
     def training_images(self) -> Split | None:
         """Those of a run whose data is at hand, and whose model has features."""
         if self.run is None or split(self.learner.model) is None:
             return None
         try:
-            return read_data(self.run).train
+            return self.data.train
         except InputError:
             return None
 
@@ -228,8 +234,7 @@ def _read_sets(sources: Sequence, first: _Model, wanted: Labels) -> list[_Set]:
 def _read_sources(sources: Sequence, first: _Model) -> Iterator[tuple[str, str, Split, tuple[str, ...]]]:
     """The name of each set, that of its split, its images, and its class names."""
     if not sources and first.run is not None:
-        data = read_data(first.run)
-        yield Path(data.source).name, *data.reported, data.classes
+        yield Path(first.data.source).name, *first.data.reported, first.data.classes
     for source in sources or (["mnist"] if first.run is None else []):
         if isinstance(source, Data):
             yield Path(source.source).name, *source.reported, source.classes
