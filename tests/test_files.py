@@ -290,7 +290,9 @@ def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next(tmp_path,
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_worker_ends_with_the_process_that_it_works_for(tmp_path, gone):
+def test_a_worker_ends_with_the_process_that_it_works_for(tmp_path, gone, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # other tests' processes remove what is abandoned in theirs
+    monkeypatch.setattr(files.tempfile, "tempdir", None)
     parent = start("from mnist_fastai.files import life; print(life(), flush=True); import time; time.sleep(60)")
     path = parent.stdout.readline().strip()
     with parent if gone else nullcontext():
