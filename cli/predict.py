@@ -56,7 +56,7 @@ def predict(
         if not (isinstance(picture, Path) and os.path.isfile(picture)):  # it is there to be read once
             picture = image.read_content(picture)
             pictures = [(name, picture)]
-        _draw_steps(name, picture, show_steps, reader.probabilities, multi)
+        _draw_steps(name, picture, show_steps, reader.novelty, multi)
     answered = 0
     with session.csv_file(csv, top) if csv else nullcontext() as add_row:
         for n, answer in enumerate(session.answers(pictures, reader, raw=raw, multi=multi, top=top)):
@@ -94,11 +94,11 @@ def _identity(file: str | Path) -> tuple[int, int] | str:
     return status.st_dev, status.st_ino
 
 
-def _draw_steps(name: str, picture: Path | bytes, path: Path, probabilities: Callable, multi: bool) -> None:
+def _draw_steps(name: str, picture: Path | bytes, path: Path, novelty: Callable | None, multi: bool) -> None:
     from mnist_fastai import plots  # matplotlib takes 0.3 s
     from mnist_fastai.files import write_bytes
     from mnist_fastai.reader.form import preprocess
     from mnist_fastai.reader.image import read_image
 
-    steps = preprocess(read_image(picture), probabilities, multi=multi)
+    steps = preprocess(read_image(picture), novelty, multi=multi)
     write_bytes(path, plots.to_bytes(plots.preprocessing(steps, name)))

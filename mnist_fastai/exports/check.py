@@ -6,18 +6,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ..dataloader import dataloaders
+from ..dataloader import EVAL_BATCH, dataloaders
 from ..datasets import Data, Split
 from ..errors import InputError, MissingData, RunError
 from ..evaluation import forward
 from ..files import write_bytes
 from ..learner import load_run
+from ..models import split
 from ..run import Run, load_arrays
+from .detector import LEAST, MOST, Calibrated, Taps, calibrate, fit_detector
 
 TOLERANCE = 1e-5  # of an image's largest logit; on the test images, rounding changes it by 6e-7 at most
 TIMEOUT = 600  # seconds that a child process may take
@@ -50,6 +54,25 @@ class Reference:
             self.split = "sample"
         logits, labels, _ = forward(self.learner, dl)
         self.images, self.labels, self.logits = dl.tensors[0][:, 0].numpy(), labels, logits.numpy()
+        self._normalize = run.normalize or (0.0, 1.0)
+
+    @cached_property
+    def calibrated(self) -> Calibrated | None:
+        """What the held-out images say of the model's answers; None where there are fewer than LEAST of them."""
+        if self.split != "held out" or len(self.labels) < LEAST:
+            return None
+        detector = None
+        if parts := split(self.learner.model):
+            images, labels = self.learner.dls.train.tensors
+            chosen = np.random.default_rng(0).permutation(len(labels))[:MOST]
+            taps = (self._taps(Taps(parts[0]), x) for x in (images[chosen], torch.from_numpy(self.images)[:, None]))
+            detector = fit_detector(next(taps), labels[chosen].numpy(), next(taps))
+        return calibrate(self.logits, self.labels.numpy(), detector)
+
+    @torch.no_grad()
+    def _taps(self, model: Taps, images: Tensor) -> np.ndarray:
+        mean, std = self._normalize
+        return torch.cat([model((x.float() / 255 - mean) / std)[1] for x in images.split(EVAL_BATCH)]).numpy()
 
 
 def _read_sample(run: Run) -> Split:

@@ -19,6 +19,7 @@ from ..models import split
 from ..reader.seal import seal
 from ..run import Run
 from .check import DataSource, Model, Reference, compare, first_sentence, predict
+from .detector import Calibrated, Taps
 
 FORMATS = {  # the file of each
     "learner": "learner.pkl",
@@ -44,21 +45,27 @@ class Exported:
 
 
 class ImageModel(nn.Module):
-    """uint8 images [n, 28, 28] → logits and probabilities [n, classes] and features [n, d], all float32.
+    """uint8 images [n, 28, 28] → logits and probabilities [n, classes], features [n, d] and novelty [n], all float32.
 
-    Scales and normalises the images itself. A model without the body/head seam gives no features.
+    Scales and normalises the images itself. A model without the body/head seam gives no features; one without held-out
+    images gives no novelty (`detector.Detector`), and its probabilities are as it was trained.
     """
 
-    def __init__(self, model: nn.Module, normalize: tuple[float, float] | None):
+    def __init__(self, model: nn.Module, normalize: tuple[float, float] | None, calibrated: Calibrated | None = None):
         super().__init__()
-        self.body, self.head = split(model) or (model, None)
-        self.outputs = ["logits", "probabilities", "features"][: 2 if self.head is None else 3]
+        body, self.head = split(model) or (model, None)
+        self.taps = Taps(body)
+        self.detector = calibrated.detector if calibrated else None
+        self.temperature = calibrated.temperature if calibrated else 1.0
+        every = ["logits", "probabilities", "features", "novelty"]
+        self.outputs = every[: 2 if self.head is None else 3 if self.detector is None else 4]
         self.mean, self.std = normalize or (0.0, 1.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        features = self.body((images[:, None].float() / 255 - self.mean) / self.std)
+        features, taps = self.taps((images[:, None].float() / 255 - self.mean) / self.std)
         logits = features if self.head is None else self.head(features)
-        return (logits, logits.softmax(1), features)[: len(self.outputs)]
+        novelty = () if self.detector is None else (self.detector(taps),)
+        return (logits, (logits / self.temperature).softmax(1), features, *novelty)[: len(self.outputs)]
 
 
 _TWO = (torch.zeros(2, 28, 28, dtype=torch.uint8),)  # a batch of one would be taken for a constant
@@ -99,8 +106,8 @@ def to_torch_export(model: ImageModel, properties: dict[str, str]) -> bytes:
     return content.getvalue()
 
 
-def metadata(run: Run, metrics: dict) -> dict[str, str]:
-    """What a file says of its model, each value as JSON: class names, recipe, normalisation and metrics."""
+def metadata(run: Run, metrics: dict, calibrated: Calibrated | None) -> dict[str, str]:
+    """What a file says of its model, each value as JSON: class names, recipe, normalisation, metrics, calibration."""
     recipe = run.recipe.to_dict()
     values = {
         "mnist_fastai": __version__,
@@ -109,6 +116,8 @@ def metadata(run: Run, metrics: dict) -> dict[str, str]:
         "normalize": run.normalize,
         "metrics": {key: value for key, value in metrics.items() if key != "sha256"},  # of the run's own files
     }
+    if calibrated:
+        values |= {"temperature": calibrated.temperature, "low_confidence": calibrated.low_confidence}
     return {key: json.dumps(value) for key, value in values.items()}
 
 
@@ -162,7 +171,9 @@ def export(
 def _write(format: str, run: Run, reference: Reference, path: Path, what: str) -> None:
     if format == "learner":
         return write_learner(reference.learner, path)
-    model, properties = ImageModel(reference.learner.model, run.normalize), metadata(run, run.metrics)
+    calibrated = reference.calibrated
+    model = ImageModel(reference.learner.model, run.normalize, calibrated)
+    properties = metadata(run, run.metrics, calibrated)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's exporters use what torch has deprecated

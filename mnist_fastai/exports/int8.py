@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..errors import MissingData, RunError
@@ -11,6 +12,7 @@ from ..evaluation import metrics
 from ..files import owned, temporary_folder, write_bytes
 from ..run import Run
 from .check import Reference, predict, run_child, save_array
+from .detector import find_scale
 from .formats import find_folder, metadata, serialize
 
 INT8 = "model-int8.onnx"
@@ -64,10 +66,28 @@ def quantize(
                 f"{100 * MAX_DROP:g} points less; {full} is kept, and no int8 file was written"
             )
         speeds = run_child("time_onnx.py", *paths, folder / "images.npy", what=f"{what} could not be timed")
-        properties = metadata(run, run.metrics | both[1] | {"quantized": "int8"})
+        proto = onnx.load(paths[1])
+        if reference.calibrated and reference.calibrated.detector:
+            _scale_novelty(proto, reference.images)
+        properties = metadata(run, run.metrics | both[1] | {"quantized": "int8"}, reference.calibrated)
         with owned(out):
-            write_bytes(out / INT8, serialize(onnx.load(paths[1]), properties))
+            write_bytes(out / INT8, serialize(proto, properties))
     return tuple(
         Measured(path, path.stat().st_size, round(speed), accuracy)
         for path, speed, accuracy in zip((full, out / INT8), json.loads(speeds), (before, after), strict=True)
     )
+
+
+def _scale_novelty(proto, images: np.ndarray) -> None:
+    """Give an `onnx.ModelProto` whose features were rounded the novelty that `find_scale` has for held-out images."""
+    import onnx, onnxruntime  # noqa: E401
+
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    scores = [session.run(["novelty"], {"images": part})[0] for part in np.array_split(images, -(-len(images) // 500))]
+    graph = proto.graph
+    for node in graph.node:
+        node.output[:] = ["unscaled" if name == "novelty" else name for name in node.output]
+    for name, value in zip(("usual", "width"), find_scale(np.concatenate(scores)), strict=True):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    graph.node.append(onnx.helper.make_node("Sub", ["unscaled", "usual"], ["above"], "above"))
+    graph.node.append(onnx.helper.make_node("Div", ["above", "width"], ["novelty"], "novelty"))

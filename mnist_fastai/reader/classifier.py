@@ -66,7 +66,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _image(self, index: int, picture) -> np.ndarray:
         try:
-            return read_digits(picture, self._session.probabilities, raw=self.raw)[0][0]
+            return read_digits(picture, self._session.novelty, raw=self.raw)[0][0]
         except InputError as e:
             raise InputError(f"picture {index}: {e}") from e
 

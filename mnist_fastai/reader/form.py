@@ -1,6 +1,6 @@
 """The digits in a picture → MNIST's 28×28 format.
 
-    steps = preprocess(read_image("photo.jpg"), Session().probabilities)
+    steps = preprocess(read_image("photo.jpg"), Session().novelty)
     [digit.image for digit in steps.digits]  # uint8 [28, 28] each, by rows and from left to right
 
 MNIST's format (LeCun et al. 1998, section III.A): white ink on black, the bounding box scaled into 20×20 pixels with
@@ -26,13 +26,15 @@ DETAIL = 400  # pixels, the long side of a digit while its strokes are made thic
 # Stroke widths in pixels of the 20×20 box. 98% of MNIST's training images lie between 1.5 and 4.2, and their median is
 # 2.4. Thinner strokes are made TYPICAL, which raises the mean probability of a thin pen's digits from 0.89 to 0.96.
 THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
-# Whether two pieces of ink are one digit, and one piece is two: by logistic regression, on training images
+# Whether two pieces of ink are one digit, and one piece is two
 NEAR = 0.35  # the greatest distance of a digit's strokes, in its long sides
 WIDEST = 1.5  # the greatest width of a digit, in heights
-APART = np.array([0.82, -0.45, -1.12])  # 1, distance, width / height: above 0, with the logarithms' difference, one
-TOUCHING = np.array([0.57, -0.52, 0.55])  # 1, width / height, cut rows / height: by so much two must be surer than one
+# Weights of logistic regressions (benchmarks/segmentation.py); the last is of the novelty of two less that of one
+JOIN = np.array([5.19, -0.7, -2.5, 5.87])  # 1, distance, width / height
+SPLIT = np.array([-6.19, 5.41, -1.85, -4.03])  # 1, width / height, share of the rows in which ink is cut
+NOVELTY = -1, 4  # limits, beyond which more says nothing more
 
-Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → probabilities [n, classes]
+Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → novelty [n], see `Session.novelty`
 
 
 @dataclass
@@ -61,26 +63,26 @@ class Steps:
     sheet: Box | None = None  # of a sheet that lies on something else
 
 
-def preprocess(grey: np.ndarray, probabilities: Model | None = None, *, multi: bool = False) -> Steps:
+def preprocess(grey: np.ndarray, novelty: Model | None = None, *, multi: bool = False) -> Steps:
     """Find the digits in grey pixels, uint8 [h, w], and bring each into MNIST's format.
 
-    Ink may be dark or light; boxes, cells and ruled lines are no ink. `probabilities` is a model: where it is given,
-    strokes that lie apart are taken for one digit if that is more probable, and, if there may be several (`multi`),
-    what touches for two. Without it, strokes are joined by their distance alone, and digits that touch are one. If a
-    sheet lies on something else, only ink on the sheet counts, unless there is none. A picture without ink has no
-    digits, and raises nothing.
+    Ink may be dark or light; boxes, cells and ruled lines are no ink. Where `novelty` is given, which says how little
+    an image is like a digit, strokes that lie apart are taken for one digit if that is more like one, and, if there may
+    be several (`multi`), what touches for two. Without it, strokes are joined by their distance alone, and digits that
+    touch are one. If a sheet lies on something else, only ink on the sheet counts, unless there is none. A picture
+    without ink has no digits, and raises nothing.
     """
     if sheet := find_sheet(grey):
         (left, top, right, bottom), inside = sheet
-        steps = _read_page(grey[top:bottom, left:right], probabilities, multi, inside)
+        steps = _read_page(grey[top:bottom, left:right], novelty, multi, inside)
         if steps.digits:
             for digit in steps.digits:
                 digit.box = tuple(n + at for n, at in zip(digit.box, (left, top, left, top), strict=True))
             return replace(steps, grey=grey, sheet=(left, top, right, bottom))
-    return _read_page(grey, probabilities, multi)
+    return _read_page(grey, novelty, multi)
 
 
-def _read_page(grey: np.ndarray, probabilities: Model | None, multi: bool, sheet: np.ndarray | None = None) -> Steps:
+def _read_page(grey: np.ndarray, novelty: Model | None, multi: bool, sheet: np.ndarray | None = None) -> Steps:
     """`preprocess` on a picture that is paper all over, or only in the mask `sheet`, bool [h, w] of any size."""
     from scipy import ndimage
 
@@ -107,11 +109,11 @@ def _read_page(grey: np.ndarray, probabilities: Model | None, multi: bool, sheet
         return _digit(grey, dark, paper, mask, printed, factor, noise)
 
     found = {k: bring(labels == k) for k in range(1, len(groups) + 1)}
-    if probabilities is not None:
+    if novelty is not None:
         for row in _in_rows(found) if multi else [list(found)]:
-            _join(row, found, labels, printed, bring, probabilities, multi)
+            _join(row, found, labels, printed, bring, novelty, multi)
         for k in list(found) if multi else ():
-            _split(k, found, labels, printed, bring, probabilities)
+            _split(k, found, labels, printed, bring, novelty)
     order = [k for row in _in_rows(found) for k in row]
     digit_of = np.zeros(max(order, default=0) + 1, np.uint16)
     digit_of[order] = np.arange(1, len(order) + 1)
@@ -123,15 +125,14 @@ def _in_rows(found: dict[int, Digit]) -> list[list[int]]:
     return [[numbers[i] for i in row] for row in rows([digit.box for digit in found.values()])]
 
 
-def _sure(digits: list[Digit], probabilities: Model) -> float:
-    """The logarithm of the probability that the digits are what the model takes them for."""
-    p = probabilities(np.array([digit.image for digit in digits])).max(1)
-    return float(np.log(np.maximum(p, 1e-9)).sum())
+def _novelty(digits: list[Digit], novelty: Model) -> float:
+    """That of the digit that is least like one."""
+    return float(novelty(np.array([digit.image for digit in digits])).max().clip(*NOVELTY))
 
 
 def _join(
     row: list[int], found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable,
-    probabilities: Model, multi: bool,
+    novelty: Model, multi: bool,
 ) -> None:  # fmt: skip
     """Take neighbours in a row of digits for strokes of one where that is more probable."""
     if not multi and len(row) > 2:
@@ -145,32 +146,36 @@ def _join(
         if gap > NEAR or w > WIDEST * h:
             continue
         one = bring(left | right)
-        if _sure([one], probabilities) - _sure([found[a], found[b]], probabilities) + APART @ (1, gap, w / h) > 0:
+        less = _novelty([found[a], found[b]], novelty) - _novelty([one], novelty)
+        if JOIN @ (1, gap, w / h, less) > 0:
             labels[left] = b
             found[b] = one
             del found[a]
 
 
 def _split(
-    k: int, found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable, probabilities: Model
+    k: int, found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable, novelty: Model
 ) -> None:
-    """Take a digit for two that touch where that is more probable, and these again; in boxes, each has its own."""
+    """Take a digit for two that touch where these are more like digits, and each of them again.
+
+    In boxes, each digit has its own.
+    """
     whole = labels == k
     if any(line_between(printed, _box(whole), _box(labels == other)) for other in found if other != k):
         return
     h, w = _extent(whole)
-    least = _sure([found[k]], probabilities) + TOUCHING @ (1, w / h, 0)
-    if least >= 0:
-        return
+    one = _novelty([found[k]], novelty)
+    if SPLIT @ (1, w / h, 0, NOVELTY[0] - one) <= 0:
+        return  # nothing could be like two digits enough
     pairs = [(right, cut, [bring(whole & ~right), bring(right)]) for right, cut in _halves(whole)]
-    sure = [_sure(pair, probabilities) - TOUCHING[2] * cut for _, cut, pair in pairs]
-    if max(sure, default=least) > least:
-        right, _, (found[k], second) = pairs[int(np.argmax(sure))]
+    scores = [SPLIT @ (1, w / h, cut, _novelty(pair, novelty) - one) for _, cut, pair in pairs]
+    if max(scores, default=0) > 0:
+        right, _, (found[k], second) = pairs[int(np.argmax(scores))]
         new = max(found) + 1
         found[new] = second
         labels[right] = new
         for half in (k, new):
-            _split(half, found, labels, printed, bring, probabilities)
+            _split(half, found, labels, printed, bring, novelty)
 
 
 def _box(mask: np.ndarray) -> Box:
@@ -209,7 +214,7 @@ def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, float]]:
 
 
 def read_digits(
-    source: Source, probabilities: Model | None = None, *, raw: bool = False, multi: bool = False
+    source: Source, novelty: Model | None = None, *, raw: bool = False, multi: bool = False
 ) -> list[tuple[np.ndarray, Box]]:
     """The image in MNIST's format, uint8 [28, 28], and the box of each digit, by rows and from left to right.
 
@@ -218,7 +223,7 @@ def read_digits(
     """
     if raw:
         return [(read_raw(source), (0, 0, SIZE, SIZE))]
-    digits = preprocess(read_image(source), probabilities, multi=multi).digits
+    digits = preprocess(read_image(source), novelty, multi=multi).digits
     if not digits:
         raise InputError(f"no digit was found in {name_of(source)}; `mnist-fa predict --show-steps` draws the steps")
     if len(digits) > 1 and not multi:

@@ -24,7 +24,8 @@ from .parts import rows
 from .seal import check_seal
 
 BATCH = 64  # images per call of the network, and pictures held at once; 1,000 are slower
-LOW_CONFIDENCE = 0.5  # below this probability, the other classes together are as likely
+LOW_CONFIDENCE = 0.5  # the probability below which answers are uncertain, where a model has no measured one
+NOVEL = 1  # the novelty above which an image shows no digit; one of 200 held-out digits has more
 TOLERANCE = 1e-3  # by which an image's probabilities may miss 1 in sum
 # What a model of others may take; the shipped one takes 0.01 s and 0.02 GiB for a batch
 TIME_LIMIT = 60  # seconds for a batch
@@ -46,6 +47,8 @@ class Session:
     """
 
     classes: list[str]  # names, in the order of the probabilities' columns
+    has_novelty: bool  # as models that were exported with held-out images have
+    low_confidence: float  # the probability below which held-out images' answers were more often wrong than right
 
     def __init__(self, path: str | Path | None = None):
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
@@ -75,13 +78,14 @@ class Session:
             )  # fmt: skip
             inputs = [(i.name, i.type, i.shape) for i in self._session.get_inputs()]
             outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
-            classes = self._session.get_modelmeta().custom_metadata_map.get("classes")
+            metadata = self._session.get_modelmeta().custom_metadata_map
         except InputError:
             raise
         except Exception as e:  # onnxruntime's have no other class in common
             pickled = "a pickle, which is not loaded since that would run its code"
             raise self._unfit(pickled if self._path.suffix == ".pkl" else "no ONNX model that can be run") from e
-        self._check(inputs, outputs, classes)
+        self._check(inputs, outputs, metadata.get("classes"))
+        self.low_confidence = _number(metadata.get("low_confidence"), LOW_CONFIDENCE)
 
     def _unfit(self, why: str) -> InputError:
         return InputError(f"{self._path} is {why}; {self._way_out}")
@@ -104,6 +108,7 @@ class Session:
         if kind != "tensor(float)" or (isinstance(columns, int) and columns != len(names)):
             shown = f"its output of probabilities is {kind} {shape}, for {len(names)} classes"
             raise self._unfit(f"not a model of this package ({shown})")
+        self.has_novelty = outputs.get("novelty", ("", []))[0] == "tensor(float)"
 
     @property
     def labels(self) -> np.ndarray:
@@ -111,9 +116,19 @@ class Session:
         numbers = {int(c) for c in self.classes if c.isascii() and c.isdigit() and len(c) < 19}
         return np.array([int(c) for c in self.classes] if len(numbers) == len(self.classes) else self.classes)
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Float32 [n, classes] for images in MNIST's format, uint8 [n, 28, 28].
+    @property
+    def novelty(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Images → float32 [n], as `scores` has it; None where the model has none."""
+        return (lambda images: self.scores(images)[1]) if self.has_novelty else None
 
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Float32 [n, classes] for images in MNIST's format, uint8 [n, 28, 28]. Raises as `scores` does."""
+        return self.scores(images)[0]
+
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities, float32 [n, classes], and novelty, float32 [n], for images in MNIST's format, uint8 [n, 28, 28].
+
+        Novelty is 0 for the usual digit, above NOVEL for what is none, and NaN from a model without `has_novelty`.
         Raises InputError where the model's answers are no probabilities, and RunError where it gives none, or none
         within TIME_LIMIT per batch.
         """
@@ -122,10 +137,12 @@ class Session:
             raise InputError(
                 f"an array of {images.dtype} {images.shape} is not in MNIST's format; give uint8 [n, {SIZE}, {SIZE}]"
             )
-        batches = (images[i : i + BATCH] for i in range(0, len(images), BATCH))
-        return np.concatenate([np.empty((0, len(self.classes)), np.float32), *map(self._run, batches)])
+        batches = [self._run(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        empty = np.empty((0, len(self.classes)), np.float32), np.empty(0, np.float32)
+        p, novelty = (np.concatenate(parts) for parts in zip(empty, *batches, strict=True))
+        return p, novelty
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
+    def _run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()
@@ -134,7 +151,8 @@ class Session:
         clock.daemon = True
         clock.start()
         try:
-            (out,) = self._session.run(["probabilities"], {"images": images}, options)
+            names = ["probabilities", "novelty"][: 1 + self.has_novelty]
+            out, *more = self._session.run(names, {"images": images}, options)
         except Exception as e:
             why = f"with an error of its own, or for more than {MEMORY >> 30} GiB of memory"
             if options.terminate:
@@ -146,7 +164,19 @@ class Session:
             raise self._unfit(f"not a model of this package (for {len(images)} images it answers {list(out.shape)})")
         if not ((out >= 0).all() and (np.abs(out.sum(1, dtype=float) - 1) <= TOLERANCE).all()):
             raise self._unfit("damaged, or no classifier (its answers are negative, not finite, or not 1 in sum)")
-        return out
+        novelty = more[0] if more else np.full(len(images), np.nan, np.float32)
+        if more and not (novelty.shape == (len(images),) and np.isfinite(novelty).all()):
+            raise self._unfit("damaged (its novelty is not one finite number per image)")
+        return out, novelty
+
+
+def _number(text: str | None, default: float) -> float:
+    """A probability in a model's metadata."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return default
+    return value if 0 <= value <= 1 else default
 
 
 @cache
@@ -194,52 +224,61 @@ def answers(
 ) -> Iterator[dict]:
     """One dict per picture, in order, as `mnist-fa predict --json` prints it.
 
-    {"file", "digit", "probability", "top": [[digit, probability], …]}, with "note" where the probability is low; with
-    `multi` {"file", "number", "probability", "digits": [{"digit", "probability", "top", "box"}, …]}, where the number
-    has a line per row of digits; and {"file", "error"} where nothing could be read. At most a batch of pictures is held
-    in memory.
+    {"file", "digit", "probability", "top": [[digit, probability], …], "novelty"}, with "note" where the probability is
+    low, and where there is no digit: "digit" is then None. With `multi` {"file", "number", "probability", "digits":
+    [{"digit", "probability", "top", "novelty", "box"}, …]}, where the number has a line per row of digits, and a ? for
+    what is none. {"file", "digit" or "number": None, "error"} where nothing could be read. A model without novelty
+    gives none. At most a batch of pictures is held in memory.
     """
-    labels = session.labels.tolist()
+    labels, key = session.labels.tolist(), "number" if multi else "digit"
 
     def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
         try:
-            return read_digits(picture, session.probabilities, raw=raw, multi=multi), ""
+            return read_digits(picture, session.novelty, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
 
-    def answer(row: np.ndarray) -> dict:
+    def answer(row: np.ndarray, novelty: float) -> dict:
         best = [[labels[i], round(float(row[i]), 6)] for i in np.argsort(-row, kind="stable")[:top]]
-        return {"digit": best[0][0], "probability": best[0][1], "top": best}
+        digit = None if novelty > NOVEL else best[0][0]
+        score = {"novelty": round(float(novelty), 4)} if session.has_novelty else {}
+        return {"digit": digit, "probability": best[0][1], "top": best, **score}
 
     pictures = iter(pictures)
     while batch := [(name, *read(picture)) for name, picture in islice(pictures, BATCH)]:
         images = [image for _, digits, _ in batch for image, _ in digits]
-        p = iter(session.probabilities(np.array(images, np.uint8).reshape(-1, SIZE, SIZE)))
+        scores = zip(*session.scores(np.array(images, np.uint8).reshape(-1, SIZE, SIZE)), strict=True)
         for name, digits, error in batch:
             if error:
-                yield {"file": name, "error": error}
+                yield {"file": name, key: None, "error": error}
                 continue
-            each = [answer(next(p)) for _ in digits]
+            each = [answer(*next(scores)) for _ in digits]
             result = {"file": name, **each[0]}
             if multi:
+                found = ["?" if d["digit"] is None else str(d["digit"]) for d in each]
                 result = {
                     "file": name,
-                    "number": "\n".join(
-                        "".join(str(each[i]["digit"]) for i in row) for row in rows([box for _, box in digits])
-                    ),
+                    "number": "\n".join("".join(found[i] for i in row) for row in rows([box for _, box in digits])),
                     "probability": round(float(np.prod([d["probability"] for d in each])), 6),
                     "digits": [d | {"box": list(box)} for d, (_, box) in zip(each, digits, strict=True)],
                 }
-            if min(d["probability"] for d in each) < LOW_CONFIDENCE:
+            if any(d["digit"] is None for d in each):
+                result["note"] = "no digit: unlike those that the model knows"
+            elif min(d["probability"] for d in each) < session.low_confidence:
                 result["note"] = "low confidence"
             yield result
 
 
 def line(answer: dict) -> str:
     """The text for an answer that is no error: a line, or one per row of digits."""
+    note = f"  ({answer['note']})" if "note" in answer else ""
+    if answer.get("digit", "") is None:
+        name, p = answer["top"][0]
+        return printable(
+            f"{answer['file']}: {answer['note']}; novelty {answer['novelty']:.1f}, most like {name} {p:.1%}"
+        )
     first, *more = str(answer.get("number", answer.get("digit"))).split("\n")
     others = "".join(f"  {name} {p:.1%}" for name, p in answer.get("top", ())[1:])
-    note = f"  ({answer['note']})" if "note" in answer else ""
     then = others and f"   then{others}"
     below = [" " * (len(printable(answer["file"])) + 2) + printable(row) for row in more]
     return "\n".join([printable(f"{answer['file']}: {first}  {answer['probability']:.1%}{then}{note}"), *below])
@@ -253,15 +292,22 @@ def csv_file(path: Path, top: int) -> Iterator[Callable[[dict], None]]:
     """
     columns = ["file", "digit", "probability"]
     columns += [name for k in range(2, top + 1) for name in (f"digit_{k}", f"probability_{k}")]
-    columns += ["note", "error"]
+    columns += ["novelty", "note", "error"]
     lines = [csv_line(columns)]
 
     def add(answer: dict) -> None:
-        row = {name: answer[name] for name in ("probability", "note", "error") if name in answer}
-        row["digit"] = answer.get("number", answer.get("digit", ""))
+        row = {name: answer[name] for name in ("probability", "novelty", "note", "error") if name in answer}
+        row["digit"] = answer.get("number", answer.get("digit"))
         for k, (name, p) in enumerate(answer.get("top", ())[1:], 2):
             row |= {f"digit_{k}": name, f"probability_{k}": p}
-        lines.append(csv_line([csv_path(answer["file"]), *(csv_cell(row.get(name, "")) for name in columns[1:])]))
+        lines.append(
+            csv_line(
+                [
+                    csv_path(answer["file"]),
+                    *(csv_cell("" if row.get(name) is None else row[name]) for name in columns[1:]),
+                ]
+            )
+        )
 
     try:
         yield add
