@@ -166,26 +166,28 @@ def find_model(path: str | Path | None = None) -> Path:
     return path / "model.onnx" if os.path.isdir(path) else path
 
 
-def find_files(sources: Iterable[str]) -> Iterator[Path]:
-    """The files among `sources`, and those in and below its folders, sorted by name, without hidden ones.
+def find_files(sources: Iterable[str]) -> Iterator[tuple[str, Path | str | InputError]]:
+    """Name and path of the files among `sources`, and of those in and below its folders, sorted, without hidden ones.
 
-    Raises InputError for a folder without files, and for one that cannot be read.
+    A folder without files, and one that cannot be listed, has an InputError in place of the path.
     """
     for source in sources:
         if not os.path.isdir(source):
-            yield Path(source)
+            path = Path(source) if source else source  # Path("") is the current folder
+            yield str(path), path
             continue
-        try:
-            inside = list(walk(source))
-        except OSError as e:
-            raise InputError(f"{e.filename} cannot be read ({e.strerror}); give yourself the right to") from e
-        if not inside:
-            raise InputError(f"{source} has no files; name a picture, or a folder that has some")
-        yield from inside
+        errors: list[OSError] = []
+        inside = list(walk(source, errors.append))
+        yield from ((str(path), path) for path in inside)
+        for e in errors:
+            said = f"{e.filename} cannot be read ({e.strerror}); give yourself the right to, or move it"
+            yield str(e.filename), InputError(said)
+        if not inside and not errors:
+            yield source, InputError(f"{source} has no files; name a picture, or a folder that has some")
 
 
 def answers(
-    pictures: Iterable[tuple[str, Path | bytes | BinaryIO]],  # names and what to read
+    pictures: Iterable[tuple[str, Path | str | bytes | BinaryIO | InputError]],  # names and what to read, or why not
     session: Session,
     *,
     raw: bool = False,  # they are in MNIST's format
@@ -201,8 +203,10 @@ def answers(
     """
     labels = session.labels.tolist()
 
-    def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
+    def read(picture) -> tuple[list, str]:
         try:
+            if isinstance(picture, InputError):
+                raise picture
             return read_digits(picture, session.probabilities, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
