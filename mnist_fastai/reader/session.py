@@ -107,9 +107,9 @@ class Session:
 
     @property
     def labels(self) -> np.ndarray:
-        """[classes], what a prediction is named by: integers where all classes are digits, else their names."""
-        numbers = {int(c) for c in self.classes if c.isascii() and c.isdigit() and len(c) < 19}
-        return np.array([int(c) for c in self.classes] if len(numbers) == len(self.classes) else self.classes)
+        """[classes], what a prediction is named by: integers where all classes are written so, else their names."""
+        whole = all(c.isascii() and c.isdigit() and len(c) < 19 and str(int(c)) == c for c in self.classes)
+        return np.array([int(c) for c in self.classes] if whole else self.classes)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Float32 [n, classes] for images in MNIST's format, uint8 [n, 28, 28].
