@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mnist_fastai.errors import InputError
+from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.escape import printable
 
 
@@ -41,13 +41,13 @@ def predict(
 
     if show_steps and (raw or len(sources) > 1 or os.path.isdir(sources[0])):
         raise InputError("--show-steps draws the preprocessing of one picture; name one, without --raw")
-    pictures: list = []  # names and what to read
+    pictures: list = []  # names and what to read, or why that cannot be
     for source in sources:
         if source == "-":
             pictures.append((source, sys.stdin.buffer if sys.stdin else io.BytesIO()))
         else:
-            names = ((str(file), file) for file in session.find_files([source]))
-            pictures += [("./-" if name == "-" else name, file) for name, file in names]  # a file of this name
+            files = session.find_files([source])
+            pictures += [("./-" if name == "-" else name, file) for name, file in files]  # a file of this name
     outputs = {option: path for option, path in {"--csv": csv, "--show-steps": show_steps}.items() if path}
     _check_outputs(outputs, ["/dev/stdin" if name == "-" else name for name, _ in pictures], session.find_model(model))
     reader = session.Session(model)
@@ -57,18 +57,25 @@ def predict(
             picture = image.read_content(picture)
             pictures = [(name, picture)]
         _draw_steps(name, picture, show_steps, reader.novelty, multi)
-    answered = 0
+    answered, lost = 0, None
     with session.csv_file(csv, top) if csv else nullcontext() as add_row:
         for n, answer in enumerate(session.answers(pictures, reader, raw=raw, multi=multi, top=top)):
             answered += "error" not in answer
             if add_row:
                 add_row(answer)
-            if as_json:
-                print("," if n else "[", json.dumps(answer), sep="\n" if n else "", end="")
-            elif "error" in answer:
-                print(f"mnist-fa: {printable(answer['error'])}", file=sys.stderr)
-            else:
-                print(session.line(answer))
+            try:
+                if as_json:
+                    print("," if n else "[", json.dumps(answer), sep="\n" if n else "", end="")
+                elif "error" in answer:
+                    print(f"mnist-fa: {printable(answer['error'])}", file=sys.stderr)
+                else:
+                    print(session.line(answer))
+            except RunError as e:  # nobody reads stdout any longer (`| head -1`); the CSV file is to have every answer
+                if not add_row:
+                    raise
+                lost = e
+    if lost:
+        raise lost
     if as_json:
         print("\n]")
     if not answered:

@@ -1,6 +1,7 @@
 """Regular files read whole, files written atomically, and folders that one process at a time writes in."""
 
 import atexit
+import errno
 import json
 import logging
 import os
@@ -40,7 +41,8 @@ def read_bytes(path: str | Path, limit: int = MAX_BYTES, *, pipe: bool = False) 
         with open(path, "rb") as f:
             content = read_stream(f, str(path), limit)
     except (FileNotFoundError, NotADirectoryError, ValueError) as e:  # ValueError: of a NUL character
-        raise e if isinstance(e, InputError) else InputError(f"no file {path}") from e
+        said = f"no file {path}" if str(path) else "an empty string names no file; give a name"
+        raise e if isinstance(e, InputError) else InputError(said) from e
     except OSError as e:
         raise InputError(f"{path} cannot be read ({e.strerror}); give yourself the right to, or name another") from e
     return content
@@ -69,26 +71,32 @@ def read_json(path: str | Path, limit: int = 2**24) -> dict:
     return value
 
 
-def walk(folder: str | Path) -> Iterator[Path]:
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def walk(folder: str | Path, on_error: Callable[[OSError], None] = _raise) -> Iterator[Path]:
     """The regular files in and below a folder, without hidden ones, in the order of their paths.
 
-    Links are followed, but none into a folder that is above it.
+    Links are followed, but none into a folder that is above it, and broken ones are passed over. `on_error` gets the
+    OSError of what cannot be listed or looked at, and the rest follows.
     """
-
-    def inside(folder: Path, above: tuple) -> Iterator[Path]:
-        status = folder.stat()
+    pending = [(Path(folder), ())]  # with the folders above; no recursion, since a thousand may be nested
+    while pending:
+        path, above = pending.pop()
+        try:
+            status = path.stat()
+            inside = sorted(path.iterdir(), reverse=True) if stat.S_ISDIR(status.st_mode) else []
+        except OSError as e:
+            if not (above and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)):
+                on_error(e)
+            continue
         here = status.st_dev, status.st_ino
-        if here in above:
-            return
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith("."):
-                continue
-            if path.is_dir():
-                yield from inside(path, (*above, here))
-            elif path.is_file():
-                yield path
-
-    yield from inside(Path(folder), ())
+        if stat.S_ISREG(status.st_mode):
+            yield path
+        elif here not in above:
+            above = (*above, here)
+            pending += [(p, above) for p in inside if not p.name.startswith(".")]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -61,13 +61,17 @@ def rows(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize(
     "command",
-    ["mnist-fa predict photos --csv out.csv > /dev/full", "mnist-fa predict photos --csv out.csv >&-"],
+    [
+        "mnist-fa predict photos --csv out.csv > /dev/full",
+        "mnist-fa predict photos --csv out.csv >&-",
+        "mnist-fa predict photos --json --csv out.csv | true; exit ${PIPESTATUS[0]}",
+    ],
 )
 def test_where_stdout_cannot_be_written_the_answers_are_still_in_the_csv(photos, tmp_path, command):
-    done = shell(command, tmp_path)
+    done = shell(command, tmp_path, PYTHONUNBUFFERED="1")  # as it is after many lines
     assert done.returncode == 1
     assert "cannot write to stdout" in sentence(done)
-    assert rows(tmp_path / "out.csv")[0]["digit"] == "7"
+    assert [row["digit"] for row in rows(tmp_path / "out.csv")] == ["7", "2", "1"]
     assert set(tree(tmp_path)) == {"out.csv", "photos", "photos/a.png", "photos/b.png", "photos/c.png"}
 
 
@@ -98,13 +102,14 @@ def test_pictures_of_odd_names_are_answered_line_by_line(photos, tmp_path, encod
         (photos / "c.png").rename(photos / name) if name == ODD else (photos / name).write_bytes(
             (photos / ODD).read_bytes()
         )
-    done = shell("mnist-fa predict . --csv ../out.csv", photos, PYTHONIOENCODING=encoding)
+    done = shell("mnist-fa predict . 'no→thing' --csv ../out.csv", photos, PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
     lines = done.stdout.splitlines()
     assert len(lines) == 6
     assert not any(byte < 32 for line in lines for byte in line)
-    assert [row["digit"] for row in rows(tmp_path / "out.csv")] == ["1", "1", "7", "1", "2", "1"]
-    assert [row["file"] for row in rows(tmp_path / "out.csv")][-1] == r"caf\udce9.png"
+    assert [row["digit"] for row in rows(tmp_path / "out.csv")] == ["1", "1", "7", "1", "2", "1", ""]
+    assert [row["file"] for row in rows(tmp_path / "out.csv")][-2:] == [r"caf\udce9.png", "no→thing"]
     files = json.loads(shell("mnist-fa predict . --json", photos).stdout)
     assert ODD in [answer["file"] for answer in files]
 
@@ -165,6 +170,67 @@ def test_a_picture_may_come_through_a_pipe(photos, tmp_path):
     done = shell(command, tmp_path)
     assert done.stderr == b""
     assert [line.split(b": ")[1][:1] for line in done.stdout.splitlines()] == [b"7", b"2", b"1"]
+
+
+def test_a_closed_stdin_costs_no_other_picture(photos, tmp_path):
+    write = "{ cat photos/a.png > pipe; } > /dev/null 2>&1 &"  # which is not waited for, should nobody read
+    done = shell(f"mkfifo pipe; {write} mnist-fa predict pipe - photos/b.png <&-", tmp_path)
+    assert done.returncode == 0
+    assert [line.split(b": ")[1][:1] for line in done.stdout.splitlines()] == [b"7", b"2"]
+    assert "empty (0 bytes)" in sentence(done)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["empty", "", "photos/a.png/below", "x" * 300, "x/" * 3000, "loop", "/dev/zero", f"{FORGED}\x1b[2J", ODD],
+    ids=["empty", "no name", "below a file", "long name", "long path", "loop", "device", "escapes", "not UTF-8"],
+)
+def test_a_source_without_an_answer_costs_no_other(cli, photos, tmp_path, monkeypatch, bad):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("loop").symlink_to("loop")
+    code, out, err = cli("predict", "photos/a.png", bad, "photos/b.png", "--csv", "out.csv")
+    assert code == 0
+    assert [line.split(": ")[1][:1] for line in out.splitlines()] == ["7", "2"]
+    assert_one_sentence(err.removesuffix("\n"))
+    assert err.removesuffix("\n").isprintable()
+    assert [row["digit"] for row in rows(Path("out.csv"))] == ["7", "", "2"]
+    assert rows(Path("out.csv"))[1]["error"]
+    code, out, error = cli("predict", bad)
+    assert (code, out, error) == (1, "", err)
+
+
+def test_a_folder_that_cannot_be_listed_costs_no_other(cli, photos, monkeypatch):
+    (photos / "b").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "b":  # root may list every folder
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    code, out, err = cli("predict", photos, "--json")
+    assert (code, err) == (0, "")
+    answers = {Path(answer["file"]).name: answer for answer in json.loads(out)}
+    assert [answers.pop(f"{name}.png")["digit"] for name in "abc"] == [7, 2, 1]
+    assert list(answers) == ["b"]
+    assert "Permission denied" in answers["b"]["error"]
+    code, out, err = cli("predict", photos / "b")
+    assert (code, out) == (1, "")
+    assert_one_sentence(err.strip())
+
+
+def test_links_in_a_circle_are_followed_once(cli, photos):
+    (photos / "self").symlink_to(".")
+    (photos / "more").mkdir()
+    (photos / "more" / "up").symlink_to(photos)
+    (photos / "more" / "loop").symlink_to("loop")
+    (photos / "c.png").rename(photos / "more" / "c.png")
+    code, out, err = cli("predict", photos, photos / "more")
+    assert (code, err) == (0, "")
+    names = [line.split(": ")[0].split("photos/")[1] for line in out.splitlines()]
+    assert names == ["a.png", "b.png", "more/c.png", "more/c.png", "more/up/a.png", "more/up/b.png"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files are whole or not there, folders have one owner at a time, and what killed processes leave is removed."""
 
+import inspect
 import os
 import signal
 import stat
@@ -78,6 +79,38 @@ def test_links_into_a_folder_above_are_not_followed(tmp_path):
     os.mkfifo(tmp_path / "a" / "pipe")
     (tmp_path / "a" / "broken").symlink_to("nowhere")
     assert [str(p.relative_to(tmp_path / "a")) for p in walk(tmp_path / "a")] == ["b/1", "same/1"]
+
+
+def test_what_cannot_be_looked_at_is_told_and_the_rest_follows(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    look = Path.stat
+
+    def stat(path, **kwargs):
+        if path.name == "b":
+            raise OSError(5, "Input/output error", str(path))
+        return look(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    errors = []
+    assert [p.name for p in walk(tmp_path, errors.append)] == ["a", "c"]
+    assert [e.filename for e in errors] == [str(tmp_path / "b")]
+    with pytest.raises(OSError, match="Input"):
+        list(walk(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        list(walk(tmp_path / "missing"))
+
+
+def test_folders_may_be_nested_deeper_than_calls_may(tmp_path):
+    (tmp_path / "/".join("d" * 200)).mkdir(parents=True)
+    (tmp_path / "/".join("d" * 200) / "1").touch()
+    before = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+        names = [path.name for path in walk(tmp_path)]
+    finally:
+        sys.setrecursionlimit(before)
+    assert names == ["1"]
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

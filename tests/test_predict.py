@@ -7,16 +7,22 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
+import torch
 from conftest import assert_one_sentence, cpu_seconds, python, tree
 from PIL import Image
+from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
 
 from mnist_fastai import Classifier, Run, pretrained
 from mnist_fastai.errors import InputError
@@ -299,7 +305,7 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(cli, images):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["nothing-here"], "nothing-here has no files"),
+        (["", "--show-steps", "s.png"], "an empty string"),
         (["a.png", "b.png", "--show-steps", "s.png"], "one picture"),
         (["nothing-here", "--show-steps", "s.png"], "one picture"),
         (["a.png", "--raw", "--show-steps", "s.png"], "without --raw"),
@@ -350,6 +356,68 @@ def test_every_kind_of_picture_gives_the_same_answer(images, folder_of_digits):
     assert Classifier().predict(images[:3].reshape(3, 784)).tolist() == [7, 2, 1]
 
 
+def _opened(paths):
+    return [path.open("rb") for path in paths]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        np.array,
+        lambda paths: np.array([str(p) for p in paths]),
+        pd.Series,
+        lambda paths: pd.DataFrame({"path": map(str, paths)}),
+        lambda paths: pd.Series([p.read_bytes() for p in paths]),
+        lambda paths: pd.Series([Image.open(p) for p in paths]),
+        lambda paths: (p for p in paths),
+        _opened,
+    ],
+)
+@pytest.mark.parametrize("raw", [True, False])
+def test_pictures_in_every_container(images, tmp_path, make, raw):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, image in zip(paths, images, strict=False):
+        Image.fromarray(image).save(path)
+    assert Classifier(raw=raw).predict(make(paths)).tolist() == [7, 2, 1]
+
+
+def _colours(images):
+    return np.stack([images] * 3, -1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x[..., None],
+        lambda x: x.tolist(),
+        lambda x: x[..., None].tolist(),
+        lambda x: x.reshape(3, 784).tolist(),
+        lambda x: list(x.reshape(3, 784)),
+        lambda x: [x[0].tolist(), x[1], torch.tensor(x[2])],
+        lambda x: pd.Series(list(x)),
+        lambda x: pd.DataFrame(x.reshape(3, 784)),
+        lambda x: pd.DataFrame(x.reshape(3, 784)).astype(object),
+        lambda x: csr_array(x.reshape(3, 784)),
+        lambda x: list(x / 255),
+        _colours,
+        lambda x: _colours(x).tolist(),
+    ],
+)
+@pytest.mark.parametrize("raw", [True, False])
+def test_pixels_in_every_form(images, make, raw):
+    assert Classifier(raw=raw).predict(make(images[:3])).tolist() == [7, 2, 1]
+
+
+@pytest.mark.parametrize("make", [np.array, np.ndarray.tolist, lambda x: x[..., None], _colours])
+@pytest.mark.parametrize("raw", [True, False])
+def test_one_image(images, make, raw):
+    assert Classifier(raw=raw).predict(make(images[0])).tolist() == [7]
+
+
+def test_pictures_of_different_sizes_in_nested_lists(images):
+    assert Classifier().predict([images[0].tolist(), np.pad(images[1], 5).tolist()]).tolist() == [7, 2]
+
+
 def test_rows_in_a_pipeline(images, expected):
     rows = images.reshape(N, 784) / 255
     pipeline = make_pipeline(FunctionTransformer(lambda x: x), Classifier(raw=True)).fit(rows)
@@ -362,8 +430,175 @@ def test_it_can_be_cloned_and_pickled_also_after_use(images):
     classifier = Classifier(raw=True)
     assert classifier.predict(images[:2]).tolist() == [7, 2]
     for other in (clone(classifier), pickle.loads(pickle.dumps(classifier))):
-        assert other.get_params() == {"model": None, "raw": True}
+        assert other.get_params() == {"model": None, "raw": True, "on_error": "raise"}
         assert other.predict(images[:2]).tolist() == [7, 2]
+
+
+def named(path: Path, names: list[str]) -> Path:
+    """Write the shipped model with other class names."""
+    model = onnx.load(ONNX)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {"classes": json.dumps(names)})
+    onnx.save(model, path)
+    return path
+
+
+def test_after_another_model_is_set_it_answers(images, tmp_path):
+    letters = named(tmp_path / "letters.onnx", list("abcdefghij"))
+    classifier = Classifier(raw=True)
+    assert classifier.predict(images[:2]).tolist() == [7, 2]
+    assert classifier.set_params(model=letters).predict(images[:2]).tolist() == ["h", "c"]
+    assert pickle.loads(pickle.dumps(classifier)).predict(images[:2]).tolist() == ["h", "c"]
+    named(letters, list("klmnopqrst"))  # another file of the same name
+    assert classifier.set_params(model=letters).predict(images[:2]).tolist() == ["r", "m"]
+    classifier.model = None
+    assert classifier.classes_.tolist() == list(range(10))
+    other = named(tmp_path / "other.onnx", list("1234567890"))
+    search = GridSearchCV(Classifier(raw=True), {"model": [other, None]}, cv=2)
+    assert search.fit(images[:40], classifier.predict(images[:40])).best_params_ == {"model": None}
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ([f"{i:02}" for i in range(10)], None),
+        (["0", *"123456789"], list(range(10))),
+        (["-1", *"123456789"], None),
+        (["01", *"023456789"], None),
+        (["٣", *"012456789"], None),
+        (["12", *"023456789"], [12, 0, *range(2, 10)]),
+    ],
+)
+def test_class_names_stay_what_they_are(cli, images, names, labels):
+    model = named(Path("model.onnx"), names)
+    Image.fromarray(images[0]).save("seven.png")
+    expected = (labels or names)[7]
+    assert session.Session(model).labels.tolist() == (labels or names)
+    assert json.loads(cli("predict", "seven.png", "--raw", "--json", "-m", model)[1])[0]["digit"] == expected
+    assert Classifier(model, raw=True).predict(images[:1]).tolist() == [expected]
+    assert Classifier(model, raw=True).score(images[:1], [names[7]]) == 1
+
+
+# --- labels and scores ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda y: y,
+        lambda y: y.astype(str),
+        lambda y: y.astype(str).astype(object),
+        lambda y: pd.Series(y.astype(str)).astype("category"),  # of fetch_openml
+        lambda y: y.astype(float),
+        list,
+        lambda y: pd.DataFrame({"y": y}),
+    ],
+)
+def test_labels_of_every_type_are_compared_by_name(images, mnist, make):
+    y = mnist.test.labels[:N].numpy().copy()
+    y[:50] = (y[:50] + 1) % 10
+    assert Classifier(raw=True).score(images, make(y)) == pytest.approx(0.75, abs=0.01)
+    assert Classifier(raw=True).score(images, make(y), sample_weight=np.arange(N) >= 50) >= 0.99
+
+
+def test_labels_that_are_no_classes_are_an_input_error(images):
+    with pytest.raises(InputError, match="y has 'seven'") as refused:
+        Classifier(raw=True).score(images[:2], ["seven", "two"])
+    assert_one_sentence(str(refused.value))
+    assert Classifier(raw=True).score(images[:2], ["7", "two"]) == 0.5
+
+
+@pytest.mark.parametrize("scoring", [None, "accuracy", "neg_log_loss"])
+@pytest.mark.parametrize("make", [np.array, lambda y: y.astype(str), lambda y: pd.Series(y.astype(str))])
+def test_cross_validation_with_the_labels_of_openml(images, mnist, scoring, make):
+    X, y = pd.DataFrame(images.reshape(N, 784)), make(mnist.test.labels[:N].numpy())
+    scores = cross_val_score(Classifier(raw=True), X, y, cv=2, scoring=scoring, error_score="raise")
+    assert scores.min() >= (-0.1 if scoring == "neg_log_loss" else 0.98)
+
+
+def test_after_fit_it_answers_in_the_type_of_the_labels(images):
+    classifier = Classifier(raw=True).fit(images[:2], ["7", "2"])
+    assert classifier.classes_.tolist() == list("0123456789")
+    for other in (classifier, pickle.loads(pickle.dumps(classifier))):
+        assert other.predict(images[:2]).tolist() == ["7", "2"]
+    assert clone(classifier).predict(images[:2]).tolist() == [7, 2]
+    assert classifier.fit(images[:2], [7, 2]).predict(images[:2]).tolist() == [7, 2]
+    assert classifier.fit(images[:2]).predict(images[:2]).tolist() == [7, 2]
+
+
+# --- what cannot be read --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [np.array, list, lambda x: x.reshape(-1, 784)])
+def test_a_picture_that_cannot_be_read_costs_no_other(images, make):
+    pixels = images[:3] / 255
+    pixels[1, 0, 0] = np.nan
+    with pytest.raises(InputError, match="picture 1: pixels"):
+        Classifier(raw=True).predict(make(pixels))
+    classifier = Classifier(raw=True, on_error="nan")
+    assert str(classifier.predict(make(pixels)).tolist()) == "[7.0, nan, 1.0]"
+    p = classifier.predict_proba(make(pixels))
+    assert np.isnan(p).all(1).tolist() == [False, True, False]
+    np.testing.assert_array_equal(p[[0, 2]], Classifier(raw=True).predict_proba(images[[0, 2]]))
+    assert classifier.score(make(pixels), [7, 2, 1]) == pytest.approx(2 / 3)
+
+
+def test_the_type_of_answers_does_not_depend_on_what_can_be_read(images, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    good, bad = [tmp_path / "a.png"], [tmp_path / "a.png", tmp_path / "missing.png", None, b"", 7]
+    classifier = Classifier(raw=True, on_error="nan")
+    for pictures in (good, bad, bad[1:], []):
+        assert classifier.predict(pictures).dtype == float
+    assert pd.isna(classifier.predict(bad)).tolist() == [False, True, True, True, True]
+    classifier.fit(y=["7"])
+    for pictures in (good, bad, bad[1:], []):
+        assert classifier.predict(pictures).dtype == object
+    assert classifier.predict(bad)[0] == "7"
+    assert pd.isna(classifier.predict(bad)).tolist() == [False, True, True, True, True]
+
+
+def test_an_unknown_on_error_is_refused_when_it_is_used(images):
+    with pytest.raises(InputError, match="ignore"):
+        Classifier(on_error="ignore").predict(images[:1])
+
+
+def test_a_model_that_cannot_be_opened_is_no_matter_of_a_picture(images):
+    for raw in (True, False):
+        with pytest.raises(InputError, match=r"no file missing\.onnx"):
+            Classifier("missing.onnx", raw=raw, on_error="nan").predict(images[:1])
+
+
+NOT_TRAINED = "fit trains nothing: it looks neither at X nor at the values of y"
+ONE_PICTURE = "numbers in 2, 3 or 10 columns are no rows of square images; an array of them is one picture"
+CANNOT_APPLY = {
+    "check_estimators_empty_data_messages": NOT_TRAINED,
+    "check_estimators_nan_inf": NOT_TRAINED,
+    "check_classifiers_train": NOT_TRAINED,
+    "check_classifiers_regression_target": NOT_TRAINED,
+    "check_supervised_y_no_nan": NOT_TRAINED,
+    "check_supervised_y_2d": NOT_TRAINED,
+    "check_fit1d": NOT_TRAINED,
+    "check_n_features_in": "pictures may have any size, so that there is no number of features",
+    "check_n_features_in_after_fitting": "pictures may have any size, so that there is no number of features",
+    "check_classifiers_classes": "the classes are the model's",
+    "check_classifiers_one_label": "the classes are the model's",
+    "check_fit_score_takes_y": ONE_PICTURE,
+    "check_pipeline_consistency": ONE_PICTURE,
+    "check_methods_sample_order_invariance": ONE_PICTURE,
+    "check_methods_subset_invariance": ONE_PICTURE,
+    "check_classifier_data_not_an_array": ONE_PICTURE,
+    "check_estimator_sparse_array": ONE_PICTURE,
+    "check_estimator_sparse_matrix": ONE_PICTURE,
+    "check_fit2d_predict1d": "numbers in one dimension are refused in this package's words",
+    "check_dict_unchanged": "the model is opened, and kept, when it is first needed",
+}
+
+
+def test_it_passes_the_checks_of_scikit_learn_that_apply(monkeypatch):
+    monkeypatch.setattr("mnist_fastai.reader.classifier.Session", cache(session.Session))  # opened once, not 200 times
+    results = check_estimator(Classifier(on_error="nan"), expected_failed_checks=CANNOT_APPLY, on_skip=None)
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} == set(CANNOT_APPLY)
+    assert sum(r["status"] == "passed" for r in results) >= 30
 
 
 @pytest.mark.parametrize(
@@ -373,8 +608,17 @@ def test_it_can_be_cloned_and_pickled_also_after_use(images):
         (np.full((2, 28, 28), 300), True, "scale"),
         (np.full((2, 28, 28), -0.5), True, "scale"),
         (np.full((2, 28, 28), np.nan), True, "scale"),
-        (np.zeros((2, 50), np.uint8), False, "shape"),
+        (np.zeros((2, 50), np.uint8), False, "picture 0: no digit"),
+        (pd.DataFrame(np.zeros((2, 785))), False, "shape"),
         (np.zeros(5), False, "shape"),
+        (np.zeros((2, 0)), False, "shape"),
+        (np.zeros((2, 28, 28), complex), False, "complex128"),
+        (np.array([["a.png", "b.png"]]), False, "list of paths"),
+        (None, False, "NoneType"),
+        (7, False, "int"),
+        (pd.Series(["", None]), False, "picture 0: an empty string"),
+        ([None], False, "picture 0: an object of type NoneType"),
+        ([[[1, 2], [3]], [[4]]], False, "picture 0: its rows"),
         (np.zeros((2, 40, 40), np.uint8), False, "picture 0: no digit"),
         (["missing.png"], False, "missing.png"),
     ],
@@ -394,6 +638,12 @@ def test_what_is_not_one_digit_has_the_same_error_everywhere(images):
         with pytest.raises(InputError) as refused:
             Classifier().predict([picture])
         assert str(refused.value) == f"picture 0: {answer['error']}"
+
+
+def test_an_open_file_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("seven")
+    with open(tmp_path / "notes.txt", "rb") as f, pytest.raises(InputError, match=r"notes\.txt is no image"):
+        Classifier().predict(f)
 
 
 def blank_png() -> bytes:

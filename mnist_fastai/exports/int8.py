@@ -80,7 +80,8 @@ def quantize(
 
 def _scale_novelty(proto, images: np.ndarray) -> None:
     """Give an `onnx.ModelProto` whose features were rounded the novelty that `find_scale` has for held-out images."""
-    import onnx, onnxruntime  # noqa: E401
+    import onnx
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     scores = [session.run(["novelty"], {"images": part})[0] for part in np.array_split(images, -(-len(images) // 500))]

@@ -1,6 +1,7 @@
 """A file, bytes, PIL image or array → upright grey pixels. NumPy and Pillow only."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +28,8 @@ Source = str | Path | bytes | BinaryIO | Image.Image | np.ndarray  # pixels are 
 
 def name_of(source: Source) -> str:
     """What an error message calls a picture."""
-    return str(source) if isinstance(source, (str, Path)) else "the image"
+    name = source if isinstance(source, (str, Path)) else getattr(source, "name", None)  # an open file's
+    return str(name) if isinstance(name, (str, Path)) else "the image"
 
 
 def read_image(source: Source) -> np.ndarray:
@@ -70,13 +72,16 @@ def _read(source, name: str) -> np.ndarray:
         return _grey(image, name)
 
 
-def read_content(source: str | Path | bytes | BinaryIO) -> bytes:
+def read_content(source: str | os.PathLike | bytes | BinaryIO) -> bytes:
     """The bytes of a file, a named pipe or a stream. Raises InputError where it cannot be read, or is too large."""
     if isinstance(source, bytes):
         return source
     if hasattr(source, "read"):
         return read_stream(source, name_of(source), MAX_BYTES)
-    return read_bytes(Path(source), MAX_BYTES, pipe=True)
+    if not isinstance(source, (str, os.PathLike)):
+        kind = f"an object of type {type(source).__name__}"
+        raise InputError(f"{kind} is no picture; give a path, bytes, an open file or pixels")
+    return read_bytes(source, MAX_BYTES, pipe=True)
 
 
 def _grey(image: Image.Image, name: str) -> np.ndarray:

@@ -112,9 +112,9 @@ class Session:
 
     @property
     def labels(self) -> np.ndarray:
-        """[classes], what a prediction is named by: integers where all classes are digits, else their names."""
-        numbers = {int(c) for c in self.classes if c.isascii() and c.isdigit() and len(c) < 19}
-        return np.array([int(c) for c in self.classes] if len(numbers) == len(self.classes) else self.classes)
+        """[classes], what a prediction is named by: integers where all classes are written so, else their names."""
+        whole = all(c.isascii() and c.isdigit() and len(c) < 19 and str(int(c)) == c for c in self.classes)
+        return np.array([int(c) for c in self.classes] if whole else self.classes)
 
     @property
     def novelty(self) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -126,7 +126,7 @@ class Session:
         return self.scores(images)[0]
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, float32 [n, classes], and novelty, float32 [n], for images in MNIST's format, uint8 [n, 28, 28].
+        """Probabilities, float32 [n, classes], and novelty, float32 [n], of images in MNIST's format, uint8 [n, 28, 28].
 
         Novelty is 0 for the usual digit, above NOVEL for what is none, and NaN from a model without `has_novelty`.
         Raises InputError where the model's answers are no probabilities, and RunError where it gives none, or none
@@ -196,26 +196,28 @@ def find_model(path: str | Path | None = None) -> Path:
     return path / "model.onnx" if os.path.isdir(path) else path
 
 
-def find_files(sources: Iterable[str]) -> Iterator[Path]:
-    """The files among `sources`, and those in and below its folders, sorted by name, without hidden ones.
+def find_files(sources: Iterable[str]) -> Iterator[tuple[str, Path | str | InputError]]:
+    """Name and path of the files among `sources`, and of those in and below its folders, sorted, without hidden ones.
 
-    Raises InputError for a folder without files, and for one that cannot be read.
+    A folder without files, and one that cannot be listed, has an InputError in place of the path.
     """
     for source in sources:
         if not os.path.isdir(source):
-            yield Path(source)
+            path = Path(source) if source else source  # Path("") is the current folder
+            yield str(path), path
             continue
-        try:
-            inside = list(walk(source))
-        except OSError as e:
-            raise InputError(f"{e.filename} cannot be read ({e.strerror}); give yourself the right to") from e
-        if not inside:
-            raise InputError(f"{source} has no files; name a picture, or a folder that has some")
-        yield from inside
+        errors: list[OSError] = []
+        inside = list(walk(source, errors.append))
+        yield from ((str(path), path) for path in inside)
+        for e in errors:
+            said = f"{e.filename} cannot be read ({e.strerror}); give yourself the right to, or move it"
+            yield str(e.filename), InputError(said)
+        if not inside and not errors:
+            yield source, InputError(f"{source} has no files; name a picture, or a folder that has some")
 
 
 def answers(
-    pictures: Iterable[tuple[str, Path | bytes | BinaryIO]],  # names and what to read
+    pictures: Iterable[tuple[str, Path | str | bytes | BinaryIO | InputError]],  # names and what to read, or why not
     session: Session,
     *,
     raw: bool = False,  # they are in MNIST's format
@@ -232,8 +234,10 @@ def answers(
     """
     labels, key = session.labels.tolist(), "number" if multi else "digit"
 
-    def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
+    def read(picture) -> tuple[list, str]:
         try:
+            if isinstance(picture, InputError):
+                raise picture
             return read_digits(picture, session.novelty, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
