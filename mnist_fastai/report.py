@@ -18,7 +18,7 @@ from . import calibration, stats
 from .callbacks import say
 from .corruptions import CORRUPTIONS, corrupt
 from .dataloader import dataloaders
-from .datasets import Data, Split, load_reported
+from .datasets import Data, Split, load_evaluated
 from .datasets.doubtful import correct_labels
 from .errors import InputError
 from .escape import csv_cell, csv_line
@@ -113,14 +113,16 @@ class _Model:
             self.learner = load_run(self.path, device=device, model=model, allow_import=allow_import)
             self.name, self.classes = f"{self.run.recipe.name}, seed {self.run.recipe.seed}", self.run.classes
 
-    def log_probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Float64 [n, classes] for uint8 [n, 28, 28]."""
+    def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Log probabilities, float64 [n, classes], and a model.onnx's novelty, float32 [n], for uint8 [n, 28, 28]."""
         if self.run is None:
-            return np.log(np.maximum(self.session.probabilities(images), np.finfo(np.float32).tiny), dtype=float)
+            p, novelty = self.session.scores(images)
+            logs = np.log(np.maximum(p, np.finfo(np.float32).tiny), dtype=float)
+            return logs, novelty if self.session.has_novelty else None
         out = log_softmax(self._forward(images).logits.double().numpy(), axis=1)
         if not np.isfinite(out).all():
             raise InputError(f"the predictions of {self.path} are NaN; train the run anew")
-        return out
+        return out, None
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Float32 [n, d], of the layers before the last, for uint8 [n, 28, 28]."""
@@ -182,9 +184,11 @@ def evaluate(
             m.name = str(m.path)
     sets = _read_sets(data, chosen[0], labels)
 
-    results, outputs = [], []
+    results, outputs, novelty = [], [], []
     for s, images in enumerate(sets):
-        outputs.append([m.log_probabilities(images.images) for m in chosen])
+        logs_of, novelty_of = zip(*(m.scores(images.images) for m in chosen), strict=True)
+        outputs.append(list(logs_of))
+        novelty.append(novelty_of)
         for m, logs in enumerate(outputs[-1]):
             results.append(_score(m, s, logs, images, classes))
             say(console, _line(chosen[m].name, images.facts.name, results[-1]))
@@ -195,7 +199,7 @@ def evaluate(
         say(console, _sentence(comparison, sets))
     if out is not None:
         pictures = _choose_pictures(chosen, sets, outputs)
-        tables = [_table(chosen, images, logs, classes) for images, logs in zip(sets, outputs, strict=True)]
+        tables = [_table(chosen, *of_set, classes) for of_set in zip(sets, outputs, novelty, strict=True)]
         out, title = Path(out), " and ".join(m.name for m in chosen) if len(chosen) < 3 else f"{len(chosen)} models"
         with owned(out):
             for images, table in zip(sets, tables, strict=True):
@@ -234,14 +238,14 @@ def _read_sets(sources: Sequence, first: _Model, wanted: Labels) -> list[_Set]:
 def _read_sources(sources: Sequence, first: _Model) -> Iterator[tuple[str, str, Split, tuple[str, ...]]]:
     """The name of each set, that of its split, its images, and its class names."""
     if not sources and first.run is not None:
-        yield Path(first.data.source).name, *first.data.reported, first.data.classes
+        yield Path(first.data.source).name, *first.data.evaluated, first.data.classes
     for source in sources or (["mnist"] if first.run is None else []):
         if isinstance(source, Data):
-            yield Path(source.source).name, *source.reported, source.classes
+            yield Path(source.source).name, *source.evaluated, source.classes
         elif source in (CORRUPTED, "mnist"):
-            yield source, *load_reported("mnist")
+            yield source, *load_evaluated("mnist")
         else:
-            yield Path(source).resolve().name, *load_reported(source)
+            yield Path(source).resolve().name, *load_evaluated(source)
 
 
 def _translate(name: str, images: Split, classes: tuple[str, ...], model: _Model) -> np.ndarray:
@@ -357,14 +361,14 @@ def _sentence(c: dict, sets: list[_Set]) -> str:
     return f"{pair}: {c['difference']:+.2%} ({interval}), {c['verdict']} ({test})"
 
 
-def _table(models: list[_Model], images: _Set, outputs: list[np.ndarray], classes: tuple[str, ...]) -> str:
+def _table(models: list[_Model], images: _Set, outputs: list[np.ndarray], novelty, classes: tuple[str, ...]) -> str:
     """A CSV file's text, one row per model and image."""
-    columns = "model", "index", "label", "prediction", "probability", "label_probability"
+    columns = "model", "index", "label", "prediction", "probability", "label_probability", "novelty"
     lines = [csv_line(columns)]
-    for m, logs in zip(models, outputs, strict=True):
+    for m, logs, of_model in zip(models, outputs, novelty, strict=True):
         p, predictions = np.exp(logs), logs.argmax(1)
         for i, index, label, best in zip(range(len(p)), images.index, images.labels, predictions, strict=True):
-            values = f"{p[i, best]:.6g}", f"{p[i, label]:.6g}"
+            values = f"{p[i, best]:.6g}", f"{p[i, label]:.6g}", "" if of_model is None else f"{of_model[i]:.6g}"
             lines.append(csv_line([*map(csv_cell, (m.name, index, classes[label], classes[best])), *values]))
     return "".join(lines)
 

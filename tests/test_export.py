@@ -630,9 +630,10 @@ def test_export_of_all_formats_writes_the_others_where_one_fails(cli, run, monke
 
 
 def test_export_counts_ties(cli, run, monkeypatch):
-    tied, other = (Run(shutil.copytree(run.path, name)) for name in ("tied", "other"))
+    for name in ("tied", "other"):
+        forget_digests(shutil.copytree(run.path, name))
+    tied, other = Run("tied"), Run("other")
     for copy, larger in ((tied, 3), (other, 8)):
-        forget_digests(copy.path)
         path = copy.path / "model.safetensors"
         weights = safetensors.torch.load_file(path)
         weights["1.weight"][8] = weights["1.weight"][3]
@@ -640,7 +641,7 @@ def test_export_counts_ties(cli, run, monkeypatch):
         weights["1.bias"][larger] += 5e-6
         safetensors.torch.save_file(weights, path)
     theirs = load_run(other.path, device="cpu").model
-    monkeypatch.setattr(formats, "ImageModel", lambda model, normalize: ImageModel(theirs, normalize))
+    monkeypatch.setattr(formats, "ImageModel", lambda model, *rest: ImageModel(theirs, *rest))
     ties = int((Reference(tied).logits.argmax(1) == 3).sum())
     assert ties > 5
     code, out, err = cli("export", "tied", "--format", "onnx")

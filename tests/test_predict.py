@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from mnist_fastai import Classifier, Run, pretrained
+from mnist_fastai import Classifier, forward, load_run, pretrained
 from mnist_fastai.errors import InputError
 from mnist_fastai.reader import session
 
@@ -39,9 +39,9 @@ def images(mnist) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def expected() -> np.ndarray:
-    """What the Learner of the shipped model answered when it was trained."""
-    return Run(pretrained()).predictions[:N]
+def expected(mnist) -> np.ndarray:
+    """What the Learner of the shipped model answers."""
+    return forward(load_run(pretrained(), data=mnist)).logits[:N].argmax(1).numpy()
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_csv_has_the_same_answers(cli, folder_of_digits):
     assert code == 0
     rows = read_csv("out.csv")
     others = ["digit_2", "probability_2", "digit_3", "probability_3"]
-    assert list(rows[0]) == ["file", "digit", "probability", *others, "note", "error"]
+    assert list(rows[0]) == ["file", "digit", "probability", *others, "novelty", "note", "error"]
     for row, answer in zip(rows, json.loads(out), strict=True):
         assert row["file"] == answer["file"]
         if "error" in answer:
@@ -330,7 +330,7 @@ def test_the_exit_code_is_1_where_nothing_could_be_read(cli):
     assert len(err.splitlines()) == 2
     code, out, err = cli("predict", "notes.txt", "--json")
     assert (code, err) == (1, "")
-    assert [set(a) for a in json.loads(out)] == [{"file", "error"}]
+    assert [set(a) for a in json.loads(out)] == [{"file", "digit", "error"}]
 
 
 def test_a_csv_that_cannot_be_written_is_said_so(cli, folder_of_digits):

@@ -25,14 +25,15 @@ FLOOR = {"touching": 11}  # where the model does not see two, they are one; 79% 
 
 
 @pytest.fixture(scope="module")
-def probabilities():
-    """The shipped model: images uint8 [n, 28, 28] → probabilities [n, 10]."""
-    return Session().probabilities
+def novelty():
+    """The shipped model's: images uint8 [n, 28, 28] → float32 [n]."""
+    return Session().novelty
 
 
 @pytest.fixture(scope="module")
-def classify(probabilities):
+def classify():
     """Images uint8 [n, 28, 28] → the digits that the shipped model sees, int [n]."""
+    probabilities = Session().probabilities
     return lambda images: probabilities(np.array(images, np.uint8).reshape(-1, 28, 28)).argmax(1)
 
 
@@ -42,13 +43,13 @@ def digits_to_draw(mnist):
 
 
 @pytest.fixture(scope="module")
-def agreement(digits_to_draw, classify, probabilities):
+def agreement(digits_to_draw, classify, novelty):
     """For each kind of scene, whether each answer is the direct one and the only one, bool [EACH]."""
     out = {}
     for kind, scene in SCENES.items():
         rng = np.random.default_rng(zlib.crc32(kind.encode()))
         images = digits_to_draw[rng.choice(len(digits_to_draw), EACH, replace=False)]
-        steps = [preprocess(read_image(scene(image, rng)), probabilities) for image in images]
+        steps = [preprocess(read_image(scene(image, rng)), novelty) for image in images]
         digits = [[digit.image for digit in step.digits] for step in steps]
         alone = np.array([len(d) == 1 for d in digits])
         answers = classify([d[0] if d else np.zeros((28, 28)) for d in digits])
@@ -68,23 +69,21 @@ def test_the_answer_survives(kind, agreement):
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_numbers_survive(kind, digits_to_draw, classify, probabilities):
+def test_numbers_survive(kind, digits_to_draw, classify, novelty):
     rng, right = np.random.default_rng(zlib.crc32(kind.encode())), 0
     for _ in range(EACH):
         images = digits_to_draw[rng.choice(len(digits_to_draw), MOST, replace=False)]
         file, counts = NUMBERS[kind](images, rng)
-        digits = preprocess(read_image(file), probabilities, multi=True).digits
+        digits = preprocess(read_image(file), novelty, multi=True).digits
         right += [len(row) for row in rows([digit.box for digit in digits])] == counts and (
             classify([digit.image for digit in digits]) == classify(images[: sum(counts)])
         ).all()
     assert right >= FLOOR.get(kind, EACH - 2)
 
 
-def read(ink: np.ndarray, classify, probabilities=None, multi: bool = False) -> list[int]:
+def read(ink: np.ndarray, classify, novelty=None, multi: bool = False) -> list[int]:
     """The digits of ink, float [h, w], on white paper."""
-    return classify(
-        [d.image for d in preprocess(read_image(coloured(ink)), probabilities, multi=multi).digits]
-    ).tolist()
+    return classify([d.image for d in preprocess(read_image(coloured(ink)), novelty, multi=multi).digits]).tolist()
 
 
 def strokes(shape: tuple[int, int], thick: float, *lines: list[tuple[float, float]]) -> np.ndarray:
@@ -144,13 +143,13 @@ def test_what_touches_a_box_keeps_its_body(digits_to_draw, classify):
     assert right >= 19
 
 
-def test_an_open_four_is_one_digit(classify, probabilities):
+def test_an_open_four_is_one_digit(classify, novelty):
     for gap in (0, 6, 12, 18):
         four = strokes((200, 200), 7, [(80, 50), (66, 90), (72, 108), (98, 105)], [(110 + gap, 70), (96 + gap, 155)])
-        assert read(four, classify, probabilities) == [4]
+        assert read(four, classify, novelty) == [4]
 
 
-def test_digits_that_touch_are_two_where_there_may_be_several(digits_to_draw, classify, probabilities):
+def test_digits_that_touch_are_two_where_there_may_be_several(digits_to_draw, classify, novelty):
     seven, two = (pen(digits_to_draw[i], 100) for i in (0, 1))
     page = np.zeros((160, 260), np.float32)
     page[30 : 30 + len(seven), 40 : 40 + seven.shape[1]] = seven
@@ -158,18 +157,18 @@ def test_digits_that_touch_are_two_where_there_may_be_several(digits_to_draw, cl
     page[30 : 30 + len(two), left : left + two.shape[1]] = np.maximum(
         page[30 : 30 + len(two), left : left + two.shape[1]], two
     )
-    assert read(page, classify, probabilities, multi=True) == [7, 2]
-    assert len(preprocess(read_image(coloured(page)), probabilities).digits) == 1
+    assert read(page, classify, novelty, multi=True) == [7, 2]
+    assert len(preprocess(read_image(coloured(page)), novelty).digits) == 1
 
 
-def test_without_ink_in_it_a_form_has_no_digit_less(digits_to_draw, classify, probabilities):
+def test_without_ink_in_it_a_form_has_no_digit_less(digits_to_draw, classify, novelty):
     boxes = np.zeros((120, 400), np.float32)
     for i in range(4):
         boxes = np.maximum(boxes, rectangle(boxes.shape, np.random.default_rng(0), (60 + 90 * i, 60), (70, 80), 3))
         if i != 2:
             boxes[30:90, 60 + 90 * i - 30 : 60 + 90 * i + 30] += place(pen(digits_to_draw[i], 45), 60, 60)
     wanted = classify(digits_to_draw[[0, 1, 3]]).tolist()
-    assert read(boxes.clip(0, 1), classify, probabilities, multi=True) == wanted
+    assert read(boxes.clip(0, 1), classify, novelty, multi=True) == wanted
 
 
 def test_mnist_images_stay_as_they_are(mnist, classify):

@@ -12,7 +12,7 @@ from .base import SIZE, Data, Split
 from .folders import load_folders
 from .idx import idx_files, load_idx, read_digests, read_idx
 
-__all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data", "load_reported"]
+__all__ = ["EMBEDDED", "SIZE", "Data", "Split", "load_data", "load_evaluated"]
 
 EMBEDDED = Path(__file__).parent / "mnist"
 DRAWN = Path(__file__).parent / "strokes"
@@ -43,13 +43,13 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
     return data
 
 
-def load_reported(source: str | Path) -> tuple[str, Split, tuple[str, ...]]:
+def load_evaluated(source: str | Path) -> tuple[str, Split, tuple[str, ...]]:
     """The images of such a source to evaluate on, with their split's name before and the class names after them.
 
-    These are the ones that `Data.reported` has, and "all" images where a folder has no splits. Raises as `load_data`.
+    These are the ones that `Data.evaluated` has, and "all" images where a folder has no splits. Raises as `load_data`.
     """
     data = load_data(source) if source in (MNIST, WITH_STROKES) else _read(source)
-    name, split = data.reported
+    name, split = data.evaluated
     if not len(split):
         name, split = "all", data.train
         if idx_files(Path(source)):

@@ -78,6 +78,11 @@ class Data:
         """The split that metrics are on, with its name: "held out" where there is one, and else "test"."""
         return ("held out", self.valid) if len(self.valid) else ("test", self.test)
 
+    @property
+    def evaluated(self) -> tuple[str, Split]:
+        """The split to evaluate a finished model on, with its name: "test" where there is one, else "held out"."""
+        return ("test", self.test) if len(self.test) else ("held out", self.valid)
+
     @cached_property
     def digests(self) -> dict[str, dict]:
         """The number of images and the SHA-256 of each split."""

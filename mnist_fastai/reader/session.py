@@ -126,11 +126,11 @@ class Session:
         return self.scores(images)[0]
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, float32 [n, classes], and novelty, float32 [n], of images in MNIST's format, uint8 [n, 28, 28].
+        """Probabilities, float32 [n, classes], and novelty, float32 [n], of images in MNIST's format.
 
-        Novelty is 0 for the usual digit, above NOVEL for what is none, and NaN from a model without `has_novelty`.
-        Raises InputError where the model's answers are no probabilities, and RunError where it gives none, or none
-        within TIME_LIMIT per batch.
+        Images are uint8 [n, 28, 28]. Novelty is 0 for the usual digit, above NOVEL for what is none, and NaN from a
+        model without `has_novelty`. Raises InputError where the model's answers are no probabilities, and RunError
+        where it gives none, or none within TIME_LIMIT per batch.
         """
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != (SIZE, SIZE):
