@@ -100,13 +100,14 @@ def to_torch_export(model: ImageModel, properties: dict[str, str]) -> bytes:
 
 
 def metadata(run: Run, metrics: dict) -> dict[str, str]:
-    """What a file says of its model, each value as JSON: class names, recipe, normalisation and metrics."""
+    """What a file says of its model, each value as JSON: class names, recipe, normalisation, format and metrics."""
     recipe = run.recipe.to_dict()
     values = {
         "mnist_fastai": __version__,
         "classes": run.classes,
         "recipe": recipe | {"data": Path(recipe["data"]).name},  # no path of this machine
         "normalize": run.normalize,
+        "format": run.format,
         "metrics": {key: value for key, value in metrics.items() if key != "sha256"},  # of the run's own files
     }
     return {key: json.dumps(value) for key, value in values.items()}

@@ -28,7 +28,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self,
         model: str | Path | None = None,  # a model.onnx, or a run that has one; by default the shipped model
         *,
-        raw: bool = False,  # pictures are in MNIST's format: 28×28, white on black, centred
+        raw: bool = False,  # pictures are 28×28, white on black, and taken as they are
     ):
         self.model = model
         self.raw = raw
@@ -66,7 +66,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _image(self, index: int, picture) -> np.ndarray:
         try:
-            return read_digits(picture, self._session.probabilities, raw=self.raw)[0][0]
+            session = self._session
+            return read_digits(picture, session.probabilities, format=session.format, raw=self.raw)[0][0]
         except InputError as e:
             raise InputError(f"picture {index}: {e}") from e
 

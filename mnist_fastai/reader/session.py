@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError, RunError
 from ..escape import csv_cell, csv_line, csv_path, printable
 from ..files import read_bytes, walk, write_text
+from ..recipes import IMAGE_FORMATS
 from ..run import Run, pretrained
 from .external import is_complete
 from .form import read_digits
@@ -46,6 +47,7 @@ class Session:
     """
 
     classes: list[str]  # names, in the order of the probabilities' columns
+    format: str  # one of recipes.IMAGE_FORMATS: of the images that the model was trained on
 
     def __init__(self, path: str | Path | None = None):
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
@@ -75,13 +77,17 @@ class Session:
             )  # fmt: skip
             inputs = [(i.name, i.type, i.shape) for i in self._session.get_inputs()]
             outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
-            classes = self._session.get_modelmeta().custom_metadata_map.get("classes")
+            metadata = self._session.get_modelmeta().custom_metadata_map
         except InputError:
             raise
         except Exception as e:  # onnxruntime's have no other class in common
             pickled = "a pickle, which is not loaded since that would run its code"
             raise self._unfit(pickled if self._path.suffix == ".pkl" else "no ONNX model that can be run") from e
-        self._check(inputs, outputs, classes)
+        self._check(inputs, outputs, metadata.get("classes"))
+        formats = {json.dumps(name): name for name in IMAGE_FORMATS}
+        if (written := metadata.get("format", '"mnist"')) not in formats:  # older ones, which lack it, are of MNIST
+            raise self._unfit("not a model of this package (its metadata has no known format of images)")
+        self.format = formats[written]
 
     def _unfit(self, why: str) -> InputError:
         return InputError(f"{self._path} is {why}; {self._way_out}")
@@ -203,7 +209,7 @@ def answers(
 
     def read(picture: Path | bytes | BinaryIO) -> tuple[list, str]:
         try:
-            return read_digits(picture, session.probabilities, raw=raw, multi=multi), ""
+            return read_digits(picture, session.probabilities, format=session.format, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
 
