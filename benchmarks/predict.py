@@ -61,7 +61,7 @@ def main() -> None:
             return lambda: subprocess.run([str(c) for c in command], cwd=folder, check=True, capture_output=True)
 
         cli = Path(sys.executable).with_name("mnist-fa")
-        few = images[:1000]  # to bring 10,000 into the format takes too long to do it six times
+        few = 255 - images[:1000]  # dark on light; to bring 10,000 into the format takes too long to do it six times
         cold = {
             "`mnist-fa predict digit.png`": call(cli, "predict", digit),
             "`mnist-fa predict photo.jpg`, 12 megapixels": call(cli, "predict", photo),

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.escape import printable
-from mnist_fastai.files import remove_abandoned
+from mnist_fastai.files import log, remove_abandoned
 
 from .evaluate import evaluate
 from .export import export
@@ -128,7 +128,8 @@ def main():
             signal.signal(number, _interrupt)
     notices = logging.StreamHandler()
     notices.format = lambda record: f"mnist-fa: {printable(record.getMessage())}"
-    logging.getLogger("mnist_fastai").handlers = [notices]
+    log.handlers = [notices]
+    log.setLevel(logging.INFO)
     with redirect_stdout(Stdout(stdout)):
         try:
             app()

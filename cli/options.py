@@ -1,6 +1,7 @@
 """Options that several commands share, and those that are made of Recipe's fields."""
 
 import inspect
+import logging
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from mnist_fastai.files import log
 from mnist_fastai.recipes import RECIPES, Recipe
 
 RunArgument = Annotated[
@@ -23,7 +25,15 @@ AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="Import the modules that the run names, which are code.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def _silence(quiet: bool) -> bool:
+    if quiet:
+        log.setLevel(logging.WARNING)
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_silence, help="Show no progress.")]
 
 
 def recipe_options(panel: str) -> Callable:

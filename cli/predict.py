@@ -4,15 +4,18 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.escape import printable
+
+if TYPE_CHECKING:
+    from mnist_fastai.reader.session import Session
 
 
 def predict(
@@ -24,7 +27,7 @@ def predict(
         typer.Option("--model", "-m", metavar="RUN|FILE", help="Run or model.onnx.", show_default="the shipped model"),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="The images are in MNIST's format: 28×28, white on black, centred.")
+        bool, typer.Option("--raw", help="The images are 28×28, white on black: take them as they are.")
     ] = False,
     multi: Annotated[bool, typer.Option("--multi", help="Read several digits as a number, a line per row.")] = False,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of most probable classes to show.")] = 3,
@@ -56,7 +59,7 @@ def predict(
         if not (isinstance(picture, Path) and os.path.isfile(picture)):  # it is there to be read once
             picture = image.read_content(picture)
             pictures = [(name, picture)]
-        _draw_steps(name, picture, show_steps, reader.novelty, multi)
+        _draw_steps(name, picture, show_steps, reader, multi)
     answered, lost = 0, None
     with session.csv_file(csv, top) if csv else nullcontext() as add_row:
         for n, answer in enumerate(session.answers(pictures, reader, raw=raw, multi=multi, top=top)):
@@ -101,11 +104,15 @@ def _identity(file: str | Path) -> tuple[int, int] | str:
     return status.st_dev, status.st_ino
 
 
-def _draw_steps(name: str, picture: Path | bytes, path: Path, novelty: Callable | None, multi: bool) -> None:
+def _draw_steps(name: str, picture: Path | bytes, path: Path, reader: "Session", multi: bool) -> None:
     from mnist_fastai import plots  # matplotlib takes 0.3 s
     from mnist_fastai.files import write_bytes
     from mnist_fastai.reader.form import preprocess
+    from mnist_fastai.reader.framing import is_in_format
     from mnist_fastai.reader.image import read_image
 
-    steps = preprocess(read_image(picture), novelty, multi=multi)
+    grey = read_image(picture)
+    if not multi and is_in_format(grey, reader.format):
+        name += ", which is in the model's format, and read as it is"
+    steps = preprocess(grey, reader.novelty, multi=multi)
     write_bytes(path, plots.to_bytes(plots.preprocessing(steps, name)))

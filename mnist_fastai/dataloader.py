@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from .augment import RandomAffine, RandomThickness, find_augment
 from .datasets import Data, Split
-from .datasets.folders import read_grey28, to_grey28
 from .errors import InputError
+from .reader.form import read_digits
 from .recipes import NORMALIZE
 
 EVAL_BATCH = 500  # images per validation batch
@@ -29,24 +30,40 @@ IMAGEWISE = {IntToFloatTensor, Normalize, RandomAffine, RandomThickness}
 
 
 class MNISTImage(PILImageBW):
-    """A `PILImageBW` that is made grey and 28×28, whatever it was, so that `learn.predict` takes a photo as well."""
+    """A `PILImageBW` of 28×28 pixels, made of any picture as training pictures are, for `learn.predict`.
+
+    Its subclasses are for models whose training images were in another format.
+    """
+
+    input_format = "mnist"  # one of IMAGE_FORMATS; PIL's own `format` is that of a file
 
     @classmethod
-    def create(cls, fn: Path | str | bytes | np.ndarray | Tensor | Image.Image, **_):
-        """From a path, a file's bytes, uint8 pixels [28, 28] or [h, w(, 3)], or a PIL image, which stays as it is.
+    def create(cls, fn: Path | str | bytes | BinaryIO | np.ndarray | Tensor | Image.Image, **_):
+        """From uint8 pixels [28, 28], which are left as they are, or from any picture that `read_digits` takes.
 
-        Raises InputError for a file that is no image, and for pixels of no known range (16-bit, float).
+        All ink is one digit. Raises InputError for what is no image, for one without ink, and for pixels of no known
+        range (arrays of floats or 16 bits).
         """
-        if isinstance(fn, Image.Image):
-            return cls(to_grey28(fn))
+        if isinstance(fn, MNISTImage):
+            return cls(fn)
         if isinstance(fn, (np.ndarray, Tensor)):
-            pixels = np.asarray(fn).squeeze()
-            if pixels.dtype != np.uint8:
-                raise InputError(
-                    f"pixels of type {pixels.dtype} have no known range; give 8-bit ones, uint8 from 0 to 255"
-                )
-            return cls(to_grey28(Image.fromarray(pixels)))
-        return cls(read_grey28(fn.read() if hasattr(fn, "read") else fn))
+            fn = np.asarray(fn).squeeze()
+            if fn.dtype != np.uint8:
+                raise InputError(f"pixels of type {fn.dtype} have no known range; give 8-bit ones, uint8 from 0 to 255")
+            if fn.shape == (28, 28):
+                return cls(Image.fromarray(fn))
+        return cls(Image.fromarray(read_digits(fn, format=cls.input_format, single=True)[0][0]))
+
+
+class WhiteOnBlackImage(MNISTImage):
+    input_format = "28x28"
+
+
+class PictureImage(MNISTImage):
+    input_format = "pictures"
+
+
+IMAGES = {cls.input_format: cls for cls in (MNISTImage, WhiteOnBlackImage, PictureImage)}
 
 
 class TensorDL(TfmdDL):
@@ -161,12 +178,12 @@ def dataloaders(
 
     Training batches are shuffled, the last one smaller where the images do not divide evenly. Batches are float32
     [batch, 1, 28, 28], normalised, and int64 [batch]. `dls.test_dl` and `learn.predict` take paths, PIL images
-    and uint8 arrays.
+    and uint8 arrays, and bring them into the format of `data`.
     """
     stats = find_normalize(normalize)
     ends = list(itertools.accumulate((len(split) for split in data.loaded), initial=0))
     block = DataBlock(
-        blocks=(ImageBlock(MNISTImage), CategoryBlock(vocab=list(data.classes), sort=False)),
+        blocks=(ImageBlock(IMAGES[data.format]), CategoryBlock(vocab=list(data.classes), sort=False)),
         get_items=Data.items,
         get_x=ItemGetter(0),
         get_y=ItemGetter(1),
@@ -193,7 +210,9 @@ def dataloaders(
     return DataLoaders(train, *rest, path=Path("."), device=device)
 
 
-def empty_dataloaders(classes: tuple[str, ...], normalize, *, device: str | torch.device = "cpu") -> DataLoaders:
+def empty_dataloaders(
+    classes: tuple[str, ...], normalize, format: str, *, device: str | torch.device = "cpu"
+) -> DataLoaders:
     """DataLoaders without images that predict as those of `dataloaders` do."""
     one = Split(torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))  # fastai looks at an item
-    return dataloaders(Data(one, one, classes), 1, normalize, device=device).new_empty()
+    return dataloaders(Data(one, one, classes, format=format), 1, normalize, device=device).new_empty()

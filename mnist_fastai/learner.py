@@ -265,7 +265,7 @@ def load_run(
         found = data if isinstance(data, Data) else read_data(run, data)
         return dataloaders(found, recipe.batch_size, run.normalize, augment, device=device)
 
-    empty = empty_dataloaders(run.classes, run.normalize, device=find_device(device))
+    empty = empty_dataloaders(run.classes, run.normalize, run.format, device=find_device(device))
     learner = make_learner(recipe, LazyDataLoaders(empty, read), model=model)
     weights = run.read("model.safetensors")
     try:

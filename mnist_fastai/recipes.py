@@ -37,6 +37,9 @@ NORMALIZE = {  # mean and standard deviation that pixels in [0, 1] are normalise
     "half": (0.5, 0.5),
     "mnist": (0.1307, 0.3081),  # of the 60,000 training images
 }
+# The format of a data set's images, and what a model takes as it is: what is framed as in MNIST; whatever is 28×28 and
+# white on black; nothing, since the pictures that it was trained on were brought into MNIST's format (reader/form.py)
+IMAGE_FORMATS = "mnist", "28x28", "pictures"
 
 
 def _option(default, help: str, flag: str = "", **limits) -> Any:

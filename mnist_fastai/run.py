@@ -34,7 +34,7 @@ from pathlib import Path
 from . import __version__
 from .errors import InputError
 from .files import HIDDEN, log, owned, read_bytes, read_json, write_json, write_text
-from .recipes import NORMALIZE, Recipe
+from .recipes import IMAGE_FORMATS, NORMALIZE, Recipe
 
 RUNS = Path("runs")
 FORMAT = 2  # of run.json: since then, metrics.json has the SHA-256 of every file that counts
@@ -132,8 +132,9 @@ class Run:
         facts = self._json("run.json")
         stats = facts["input"].get("normalize", "missing")
         fine = stats is None or (isinstance(stats, list) and len(stats) == 2 and all(map(_is_finite, stats)))
+        fine = fine and facts["input"].get("format", "mnist") in IMAGE_FORMATS
         if not fine or len(facts["classes"]) < 1 or not all(isinstance(name, str) for name in facts["classes"]):
-            raise self._changed("run.json", "its classes or its normalisation are of another kind")
+            raise self._changed("run.json", "its classes, normalisation or format of images are of another kind")
         return facts
 
     @property
@@ -146,6 +147,11 @@ class Run:
         """Mean and standard deviation that pixels in [0, 1] are normalised with."""
         stats = self.facts["input"]["normalize"] if self.facts else NORMALIZE[self.recipe.normalize]
         return stats and tuple(stats)
+
+    @property
+    def format(self) -> str:
+        """One of IMAGE_FORMATS: that of the training images. Older runs, which do not say, are of MNIST."""
+        return self.facts.get("input", {}).get("format", "mnist")
 
     @property
     def sample(self) -> Path:

@@ -82,7 +82,7 @@ def fit(
             "classes": data.classes,
             "splits": data.digests,
             "source": data.source,
-            "input": {"normalize": stats},
+            "input": {"normalize": stats, "format": data.format},
             "passed": passed.described(),
         }
         return _train(Run.create(recipe, out, facts), learner, passed, data, console)
@@ -240,7 +240,8 @@ def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, conso
     _save_array(run.sample, np.savez_compressed, images=reported.images[order], labels=reported.labels[order])
     write_bytes(run.path / "model.safetensors", safetensors.torch.save(weights_of(learner.model)))
     device = learner.dls.device
-    learner.dls = empty_dataloaders(data.classes, run.normalize, device=device)  # no augmentation, which may not pickle
+    # no augmentation, which may not pickle
+    learner.dls = empty_dataloaders(data.classes, run.normalize, run.format, device=device)
     try:
         write_learner(learner, run.path / "learner.pkl")
     except InputError as e:

@@ -34,6 +34,7 @@ from mnist_fastai.datasets import EMBEDDED, folders
 from mnist_fastai.datasets import idx as idx_module
 from mnist_fastai.datasets.idx import read_idx
 from mnist_fastai.errors import InputError
+from mnist_fastai.reader import image as image_module
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -542,18 +543,17 @@ def test_classes_alone_are_held_out_from(images, small):
     assert "--valid-fraction" in refused(load_data, images / "training")
 
 
-def test_colour_and_other_sizes_become_grey_28_by_28(images):
+@pytest.mark.parametrize("convert", [lambda image: image.convert("RGB"), lambda image: sixteen_bit(np.asarray(image))])
+def test_colours_and_16_bits_become_8_bits_of_grey(images, convert):
     path = images / "training" / "5" / "00000.png"
     before = load_data(images)
     with Image.open(path) as image:
-        grey = image.copy()
-    grey.convert("RGB").save(path)
+        convert(image).save(path)
     assert same(load_data(images).train, before.train)
-    grey.resize((112, 112), Image.Resampling.BICUBIC).convert("RGB").save(path)
-    after = load_data(images)
-    assert after.train.images.shape == before.train.images.shape
-    change = (after.train.images.float() - before.train.images.float()).abs().flatten(1).mean(1)  # grey levels
-    assert 0 < change.max() < 5
+
+
+def sixteen_bit(pixels) -> Image.Image:
+    return Image.fromarray(pixels.astype(np.uint16) * 257)
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n%%EndComments\nshowpage\n%%EOF\n"
@@ -574,7 +574,7 @@ def test_no_picture_starts_a_program(images, monkeypatch, read):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", start)
     path = images / "training" / "5" / "00000.png"
     path.write_bytes(EPS)
-    assert "remove" in refused(read, path)
+    assert "no image" in refused(read, path)
     assert not started
 
 
@@ -625,7 +625,7 @@ def test_a_fifo_and_a_device_in_a_class_folder_are_no_images(images):
 
 @pytest.mark.parametrize(("name", "limit"), [("MAX_BYTES", 100), ("MAX_PIXELS", 28 * 28 - 1)])
 def test_an_image_that_is_too_large_is_refused_by_name(images, monkeypatch, name, limit):
-    monkeypatch.setattr(folders, name, limit)
+    monkeypatch.setattr(image_module, name, limit)
     error = refused(load_data, images)
     assert str(images / "testing" / "0") in error or str(images / "training" / "0") in error
 
@@ -667,19 +667,14 @@ def test_hidden_folders_and_other_files_are_no_classes(images):
     assert load_data(images).digests == digest
 
 
-def _save_16_bit(path):
-    Image.fromarray(np.full((28, 28), 40000, np.uint16)).save(path)
-
-
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda path: path.write_bytes(b"not an image"),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-60]),
-        _save_16_bit,
     ],
-    ids=["unreadable", "empty", "truncated", "16-bit"],
+    ids=["unreadable", "empty", "truncated"],
 )
 def test_a_bad_image_is_refused_by_name(images, spoil):
     path = images / "training" / "5" / "00000.png"
@@ -971,8 +966,9 @@ def digit(small, tmp_path):
         lambda path: Image.open(path).convert("RGBA"),
         lambda path: np.asarray(Image.open(path)),
         lambda path: np.asarray(Image.open(path).convert("RGB")),
+        lambda path: sixteen_bit(np.asarray(Image.open(path))),
     ],
-    ids=["path", "str", "open", "pil", "rgb", "rgba", "array", "rgb-array"],
+    ids=["path", "str", "open", "pil", "rgb", "rgba", "array", "rgb-array", "16-bit"],
 )
 def test_predict_gives_the_same_however_an_image_comes(learner, digit, give):
     with torch.no_grad():
@@ -991,21 +987,14 @@ def test_predict_scales_a_larger_picture(learner, digit, mode):
     assert torch.allclose(large_probabilities, probabilities, atol=0.02)
 
 
-def _sixteen_bit(path):
-    _save_16_bit(path.with_name("16.png"))
-    return path.with_name("16.png")
-
-
 @pytest.mark.parametrize(
     "give",
     [
         lambda path: np.asarray(Image.open(path)) / 255,
         lambda path: np.asarray(Image.open(path)).astype(np.float32),
         lambda path: np.asarray(Image.open(path)).astype(np.uint16),
-        lambda path: Image.open(_sixteen_bit(path)),
-        _sixteen_bit,
     ],
-    ids=["float64", "float32", "uint16", "16-bit-image", "16-bit-path"],
+    ids=["float64", "float32", "uint16"],
 )
 def test_predict_refuses_pixels_of_unknown_range(learner, digit, give):
     with pytest.raises(ValueError, match="8-bit"):
@@ -1018,15 +1007,13 @@ def test_predict_refuses_pixels_of_unknown_range(learner, digit, give):
         (lambda path: path.unlink(), "no file"),
         (lambda path: path.write_bytes(b"not an image"), "no image"),
         (lambda path: path.write_bytes(path.read_bytes()[:-60]), "truncated"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "no regular file"),
         (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
     ],
-    ids=["missing", "no-image", "truncated", "fifo", "folder"],
+    ids=["missing", "no-image", "truncated", "folder"],
 )
 def test_predict_refuses_what_is_no_image_by_name(digit, spoil, message):
     spoil(digit)
-    with deadline():
-        error = refused(MNISTImage.create, digit)
+    error = refused(MNISTImage.create, digit)
     assert str(digit) in error
     assert message in error
 

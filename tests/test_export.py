@@ -188,6 +188,7 @@ def test_onnx_says_what_it_is(exported, run, small, folder):
         "classes": list(small.classes),
         "recipe": run.recipe.to_dict() | {"data": folder.name},
         "normalize": [0.5, 0.5],
+        "format": "mnist",
         "metrics": {key: value for key, value in run.metrics.items() if key != "sha256"},
     }
 

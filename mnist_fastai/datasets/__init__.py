@@ -28,7 +28,8 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
     Fashion-MNIST, KMNIST, EMNIST and QMNIST name them; a `classes.txt` beside them names the classes, one per line.
     A folder of images has `training/<class>/*`, and `validation/` or `testing/` beside it (or train, valid, test), or
     the classes alone, which then needs a `valid_fraction`: that part of the training images is held out, stratified.
-    Images are made grey and 28×28.
+    Images that are all 28×28 and white on black are left as they are; of others, each is brought into MNIST's format as
+    `predict` does, and those without ink are left out.
 
     Raises InputError where the folder or a file in it is missing, damaged or of another kind.
     """

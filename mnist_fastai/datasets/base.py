@@ -10,9 +10,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from ..errors import InputError
-from ..recipes import PASSED, WITH_STROKES
-
-SIZE = 28  # pixels, of a side of an image
+from ..reader.framing import find_format
+from ..reader.image import SIZE
+from ..recipes import IMAGE_FORMATS, PASSED, WITH_STROKES
 
 
 class Split:
@@ -50,19 +50,24 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """An MNIST-like set. Raises InputError where classes and labels do not fit, or nothing is left to report on."""
+    """An MNIST-like set. Raises InputError where classes and labels do not fit, and for an unknown format."""
 
     train: Split
     test: Split
     classes: tuple[str, ...]  # in the order of the labels
     valid: Split = field(default_factory=Split)  # held out of the training images, for what chooses
     source: str = PASSED  # "mnist", "mnist+strokes", or the path of a folder
+    format: str = ""  # one of recipes.IMAGE_FORMATS; by default "mnist" or "28x28", by the training images' framing
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         highest = max((int(s.labels.max()) for s in self.splits.values()), default=-1)
         if len(set(self.classes)) < len(self.classes) or highest >= len(self.classes):
             raise InputError(f"{len(self.classes)} class names for labels up to {highest}; name each class once")
+        if not self.format:
+            object.__setattr__(self, "format", find_format(self.train.images.numpy()))
+        if self.format not in IMAGE_FORMATS:
+            raise InputError(f"format {self.format!r} is not known; take one of {', '.join(IMAGE_FORMATS)}")
 
     def __repr__(self):  # short, since fastai formats a DataBlock's source
         return f"Data({', '.join(f'{len(s)} {name}' for name, s in self.splits.items())}, {len(self.classes)} classes)"

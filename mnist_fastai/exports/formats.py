@@ -107,13 +107,14 @@ def to_torch_export(model: ImageModel, properties: dict[str, str]) -> bytes:
 
 
 def metadata(run: Run, metrics: dict, calibrated: Calibrated | None) -> dict[str, str]:
-    """What a file says of its model, each value as JSON: class names, recipe, normalisation, metrics, calibration."""
+    """What a file says of its model, each value as JSON: class names, recipe, normalisation, format, metrics, calibration."""
     recipe = run.recipe.to_dict()
     values = {
         "mnist_fastai": __version__,
         "classes": run.classes,
         "recipe": recipe | {"data": Path(recipe["data"]).name},  # no path of this machine
         "normalize": run.normalize,
+        "format": run.format,
         "metrics": {key: value for key, value in metrics.items() if key != "sha256"},  # of the run's own files
     }
     if calibrated:

@@ -38,7 +38,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self,
         model: str | Path | None = None,  # a model.onnx, or a run that has one; by default the shipped model
         *,
-        raw: bool = False,  # pictures are in MNIST's format: 28×28, white on black, centred
+        raw: bool = False,  # pictures are 28×28, white on black, and taken as they are
         on_error: str = "raise",  # for a picture that cannot be read; "nan" answers NaN
     ):
         self.model = model
@@ -136,6 +136,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return images, good
 
     def _image(self, picture) -> np.ndarray:
+        session = self._session
         is_text = isinstance(picture, (str, bytes))  # NumPy's strings are arrays as well
         if isinstance(picture, (list, tuple)) or (hasattr(picture, "__array__") and not is_text):
             picture = _one(picture)
@@ -144,7 +145,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 if not good:
                     raise InputError(RANGE)
                 return image
-        return read_digits(picture, self._session.novelty, raw=self.raw)[0][0]
+        return read_digits(picture, session.novelty, format=session.format, raw=self.raw)[0][0]
 
     def score(self, X, y, sample_weight=None) -> float:
         """The share of the pictures whose class is y, [n], by name: "7" is 7. One that cannot be read is wrong.

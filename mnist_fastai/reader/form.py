@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .boxes import find_printed
+from .framing import is_in_format
 from .image import SIZE, Box, Source, name_of, read_image, read_raw, reduce, resize
 from .ink import absorption, find_ink, find_masks, find_paper, find_sheet, grow
 from .parts import find_parts, group, line_between, rows, seams
@@ -63,26 +64,29 @@ class Steps:
     sheet: Box | None = None  # of a sheet that lies on something else
 
 
-def preprocess(grey: np.ndarray, novelty: Model | None = None, *, multi: bool = False) -> Steps:
+def preprocess(grey: np.ndarray, novelty: Model | None = None, *, multi: bool = False, single: bool = False) -> Steps:
     """Find the digits in grey pixels, uint8 [h, w], and bring each into MNIST's format.
 
     Ink may be dark or light; boxes, cells and ruled lines are no ink. Where `novelty` is given, which says how little
     an image is like a digit, strokes that lie apart are taken for one digit if that is more like one, and, if there may
     be several (`multi`), what touches for two. Without it, strokes are joined by their distance alone, and digits that
-    touch are one. If a sheet lies on something else, only ink on the sheet counts, unless there is none. A picture
-    without ink has no digits, and raises nothing.
+    touch are one; where it is known that there is one digit (`single`), as in a training picture, all ink is that
+    digit's. If a sheet lies on something else, only ink on the sheet counts, unless there is none. A picture without
+    ink has no digits, and raises nothing.
     """
     if sheet := find_sheet(grey):
         (left, top, right, bottom), inside = sheet
-        steps = _read_page(grey[top:bottom, left:right], novelty, multi, inside)
+        steps = _read_page(grey[top:bottom, left:right], novelty, multi, single, inside)
         if steps.digits:
             for digit in steps.digits:
                 digit.box = tuple(n + at for n, at in zip(digit.box, (left, top, left, top), strict=True))
             return replace(steps, grey=grey, sheet=(left, top, right, bottom))
-    return _read_page(grey, novelty, multi)
+    return _read_page(grey, novelty, multi, single)
 
 
-def _read_page(grey: np.ndarray, novelty: Model | None, multi: bool, sheet: np.ndarray | None = None) -> Steps:
+def _read_page(
+    grey: np.ndarray, novelty: Model | None, multi: bool, single: bool, sheet: np.ndarray | None = None
+) -> Steps:
     """`preprocess` on a picture that is paper all over, or only in the mask `sheet`, bool [h, w] of any size."""
     from scipy import ndimage
 
@@ -100,6 +104,8 @@ def _read_page(grey: np.ndarray, novelty: Model | None, multi: bool, sheet: np.n
         strokes = grow(strokes, faint & ~printed)
     numbers, parts = find_parts(strokes if sheet is None else strokes & sheet)
     groups = group(parts, printed)
+    if single and groups:
+        groups = [[part for each in groups for part in each]]
     digit_of = np.zeros(numbers.max() + 1, np.uint16)
     for k, digit in enumerate(groups, 1):
         digit_of[[part.number for part in digit]] = k
@@ -214,16 +220,26 @@ def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, float]]:
 
 
 def read_digits(
-    source: Source, novelty: Model | None = None, *, raw: bool = False, multi: bool = False
+    source: Source,
+    novelty: Model | None = None,
+    *,
+    format: str = "mnist",  # one of recipes.IMAGE_FORMATS: of the images that the model was trained on
+    raw: bool = False,  # the picture is in that format
+    multi: bool = False,
+    single: bool = False,
 ) -> list[tuple[np.ndarray, Box]]:
-    """The image in MNIST's format, uint8 [28, 28], and the box of each digit, by rows and from left to right.
+    """The image, uint8 [28, 28], and the box of each digit, by rows and from left to right.
 
-    `raw` takes a picture that is in MNIST's format. Raises InputError as `read_image`, for a picture without a digit,
-    and, unless `multi`, for one with several.
+    A picture that is in the format already is left as it is, unless `multi`; any other is brought into MNIST's by
+    `preprocess`. Raises InputError as `read_image`, for a picture without a digit, and, unless `multi` or `single`, for
+    one with several.
     """
     if raw:
         return [(read_raw(source), (0, 0, SIZE, SIZE))]
-    digits = preprocess(read_image(source), novelty, multi=multi).digits
+    grey = read_image(source)
+    if not multi and is_in_format(grey, format):
+        return [(grey, (0, 0, SIZE, SIZE))]
+    digits = preprocess(grey, novelty, multi=multi, single=single).digits
     if not digits:
         raise InputError(f"no digit was found in {name_of(source)}; `mnist-fa predict --show-steps` draws the steps")
     if len(digits) > 1 and not multi:

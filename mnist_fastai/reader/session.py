@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError, RunError
 from ..escape import csv_cell, csv_line, csv_path, printable
 from ..files import read_bytes, walk, write_text
+from ..recipes import IMAGE_FORMATS
 from ..run import Run, pretrained
 from .external import is_complete
 from .form import read_digits
@@ -47,6 +48,7 @@ class Session:
     """
 
     classes: list[str]  # names, in the order of the probabilities' columns
+    format: str  # one of recipes.IMAGE_FORMATS: of the images that the model was trained on
     has_novelty: bool  # as models that were exported with held-out images have
     low_confidence: float  # the probability below which held-out images' answers were more often wrong than right
 
@@ -86,6 +88,10 @@ class Session:
             raise self._unfit(pickled if self._path.suffix == ".pkl" else "no ONNX model that can be run") from e
         self._check(inputs, outputs, metadata.get("classes"))
         self.low_confidence = _number(metadata.get("low_confidence"), LOW_CONFIDENCE)
+        formats = {json.dumps(name): name for name in IMAGE_FORMATS}
+        if (written := metadata.get("format", '"mnist"')) not in formats:  # older ones, which lack it, are of MNIST
+            raise self._unfit("not a model of this package (its metadata has no known format of images)")
+        self.format = formats[written]
 
     def _unfit(self, why: str) -> InputError:
         return InputError(f"{self._path} is {why}; {self._way_out}")
@@ -238,7 +244,7 @@ def answers(
         try:
             if isinstance(picture, InputError):
                 raise picture
-            return read_digits(picture, session.novelty, raw=raw, multi=multi), ""
+            return read_digits(picture, session.novelty, format=session.format, raw=raw, multi=multi), ""
         except InputError as e:
             return [], str(e)
 
