@@ -632,7 +632,7 @@ def test_export_of_all_formats_writes_the_others_where_one_fails(cli, run, monke
 
 def test_export_counts_ties(cli, run, monkeypatch):
     for name in ("tied", "other"):
-        forget_digests(shutil.copytree(run.path, name))
+        forget_digests(Path(shutil.copytree(run.path, name)))
     tied, other = Run("tied"), Run("other")
     for copy, larger in ((tied, 3), (other, 8)):
         path = copy.path / "model.safetensors"

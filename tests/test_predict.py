@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from functools import cache
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import assert_one_sentence, cpu_seconds, python, tree
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -96,7 +97,8 @@ def test_json_has_an_answer_or_an_error_for_each_file(cli, folder_of_digits, exp
         assert len(answer["top"]) == 3
         assert answer["top"] == sorted(answer["top"], key=lambda pair: -pair[1])
     for name, answer in answers.items():
-        assert set(answer) == {"file", "error"}
+        assert set(answer) == {"file", "digit", "error"}
+        assert answer["digit"] is None
         assert name in answer["error"]
         assert_one_sentence(answer["error"])
 
@@ -194,12 +196,52 @@ def test_a_picture_of_another_size_is_not_raw(cli, images):
     assert_one_sentence(err.rstrip("\n"))
 
 
-def test_an_unsure_answer_is_said_to_be_unsure(cli, images):
-    Image.fromarray(images[0] // 2 + images[1] // 2).save("both.png")
+def test_an_unsure_answer_is_said_to_be_unsure(cli, images, mnist):
+    Image.fromarray(mnist.test.images[4201].numpy()).save("unsure.png")  # a 1, or a 7
     Image.fromarray(images[0]).save("seven.png")
-    code, out, _ = cli("predict", "both.png", "seven.png", "--raw", "--json")
+    code, out, _ = cli("predict", "unsure.png", "seven.png", "--raw", "--json")
     assert code == 0
     assert [a.get("note") for a in json.loads(out)] == ["low confidence", None]
+    assert "(low confidence)" in cli("predict", "unsure.png", "--raw").out
+
+
+def test_what_is_no_digit_is_said_to_be_none(cli, images):
+    """Also among digits, and by each way in."""
+    font, h, row = ImageFont.load_default(90), Image.new("L", (140, 140), 255), Image.new("L", (320, 140), 255)
+    ImageDraw.Draw(h).text((70, 70), "H", 0, font, anchor="mm")
+    ImageDraw.Draw(row).text((152, 72), "@", 0, font, anchor="mm")
+    for image, left in zip(images, (0, 220), strict=False):
+        row.paste(Image.fromarray(255 - image).resize((84, 84)), (left, 30))
+    h.save("h.png")
+    row.save("7@2.png")
+    code, out, err = cli("predict", "h.png", "--csv", "h.csv")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"h\.png: no digit: \S.*; novelty [1-9]\.\d, most like \d [\d.]+%\n", out)
+    ((row,), (answer,)) = csv.DictReader(Path("h.csv").open()), json.loads(cli("predict", "h.png", "--json").out)
+    assert (row["digit"], float(row["novelty"])) == ("", answer["novelty"])
+    assert answer["digit"] is None
+    assert answer["novelty"] > 1
+    assert answer["note"].startswith("no digit")
+    (number,) = json.loads(cli("predict", "7@2.png", "--multi", "--json").out)
+    assert number["number"] == "7??2"
+    assert [d["digit"] for d in number["digits"]] == [7, None, None, 2]
+    assert number["note"].startswith("no digit")
+    assert cli("predict", "7@2.png", "--multi").out.startswith("7@2.png: 7??2  ")
+    novelty = Classifier().novelty(["h.png", images[0]])
+    assert novelty == pytest.approx([answer["novelty"], 0], abs=0.5)
+    assert novelty[1] < 1 < novelty[0]
+
+
+def test_a_model_without_held_out_images_answers_without_novelty(cli, images):
+    model = onnx.load(ONNX)
+    assert model.graph.output.pop().name == "novelty"
+    del model.metadata_props[-1]  # the digest of the file as it was
+    onnx.save(model, "other.onnx")
+    Image.fromarray(images[0]).save("a.png")
+    for raw in ([], ["--raw"]):
+        (answer,) = json.loads(cli("predict", "a.png", *raw, "--model", "other.onnx", "--json").out)
+        assert set(answer) == {"file", "digit", "probability", "top"}
+    assert np.isnan(Classifier("other.onnx", raw=True).novelty(images[:1])).all()
 
 
 # --- speed and imports ----------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def to_torch_export(model: ImageModel, properties: dict[str, str]) -> bytes:
 
 
 def metadata(run: Run, metrics: dict, calibrated: Calibrated | None) -> dict[str, str]:
-    """What a file says of its model, each value as JSON: classes, recipe, normalisation, format, metrics, calibration."""
+    """What a file says of its model, as JSON: classes, recipe, normalisation, format, metrics, calibration."""
     recipe = run.recipe.to_dict()
     values = {
         "mnist_fastai": __version__,
