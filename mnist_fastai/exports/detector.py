@@ -20,7 +20,6 @@ from ..calibration import fit_temperature
 COMPONENTS = 80  # of the features; with 64 or 150 about as many images are rejected (benchmarks/novelty.md)
 PASSED = 0.995  # of the held-out images
 LEAST = 200  # held-out images, of which one in 200 may be rejected
-MOST = 20_000  # training images that it is fitted to
 
 
 class Taps(nn.Module):
