@@ -1,6 +1,6 @@
 """Whether pieces of ink are one digit: the weights of `form.JOIN` and `form.SPLIT`.
 
-    python benchmarks/segmentation.py --out benchmarks/segmentation.md   # 30 minutes on a core
+    python benchmarks/segmentation.py --out benchmarks/segmentation.md   -n 700  # 20 minutes on a core
 
 Pictures of training digits that the shipped model's training held out: of one digit whose pen was lifted, of two side
 by side, of two that touch, and of one in pictures of all kinds. A logistic regression tells the first from the second,

@@ -1,10 +1,10 @@
 """What each threshold of the reader's segmentation does to its accuracy, on training images.
 
-    python benchmarks/thresholds.py --out benchmarks/thresholds.md   # 3 hours on a core; -n 40 takes one
+    python benchmarks/thresholds.py --out benchmarks/thresholds.md   -n 15  # half an hour on a core
 
 Each number stands once in `reader/boxes.py`, `reader/parts.py` or `reader/form.py`. Here it is set lower and higher
 while all others stay, and pictures of the kinds that have boxes, lines, strokes apart or several digits
-(`tests/scenes.py`) are read. The weights of `form.APART` and `form.TOUCHING` are those of a logistic regression.
+(`tests/scenes.py`) are read by the shipped model. The weights of `form.JOIN` and `form.SPLIT` are of segmentation.py.
 """
 
 import argparse
@@ -30,7 +30,7 @@ THRESHOLDS = {
         "DARKER", "SPECK",
     ),
     parts: ("ROW",),
-    form: ("NEAR", "WIDEST", "APART", "TOUCHING"),
+    form: ("NEAR", "WIDEST"),
 }  # fmt: skip
 
 
@@ -52,12 +52,12 @@ def pictures(n: int) -> list[tuple[np.ndarray, list[list[int]], bool]]:
     return out
 
 
-def accuracy(cases: list[tuple], probabilities: form.Model) -> float:
+def accuracy(cases: list[tuple], session: Session) -> float:
     right = 0
     for grey, wanted, multi in cases:
-        digits = form.preprocess(grey, probabilities, multi=multi).digits
+        digits = form.preprocess(grey, session.novelty, multi=multi).digits
         if sum(map(len, wanted)) == len(digits):
-            answers = probabilities(np.array([digit.image for digit in digits])).argmax(1)
+            answers = session.probabilities(np.array([digit.image for digit in digits])).argmax(1)
             order = parts.rows([digit.box for digit in digits]) if multi else [[0]]
             right += [answers[row].tolist() for row in order] == wanted
     return right / len(cases)
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("names", nargs="*", help="thresholds, by default all")
     args = parser.parse_args()
-    cases, probabilities = pictures(args.n), Session().probabilities
+    cases, session = pictures(args.n), Session()
     lines = [f"{len(cases):,} pictures; the share that is read right with a threshold times so much.", ""]
     lines += [
         "| threshold | value | " + " | ".join(f"{f:g}" for f in FACTORS) + " |",
@@ -81,7 +81,7 @@ def main() -> None:
             value, shares = getattr(module, name), []
             for factor in FACTORS:
                 setattr(module, name, value * factor)
-                shares.append(f"{accuracy(cases, probabilities):.2%}")
+                shares.append(f"{accuracy(cases, session):.2%}")
             setattr(module, name, value)
             lines.append(f"| {module.__name__.rpartition('.')[2]}.{name} | {value} | {' | '.join(shares)} |")
             print(lines[-1], flush=True)

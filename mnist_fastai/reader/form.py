@@ -31,8 +31,8 @@ THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
 NEAR = 0.35  # the greatest distance of a digit's strokes, in its long sides
 WIDEST = 1.5  # the greatest width of a digit, in heights
 # Weights of logistic regressions (benchmarks/segmentation.py); the last is of the novelty of two less that of one
-JOIN = np.array([5.19, -0.7, -2.5, 5.87])  # 1, distance, width / height
-SPLIT = np.array([-6.19, 5.41, -1.85, -4.03])  # 1, width / height, share of the rows in which ink is cut
+JOIN = np.array([7.76, 0.29, -5.4, 4.77])  # 1, distance, width / height
+SPLIT = np.array([-8.36, 6.2, -0.96, -6.55])  # 1, width / height, share of the rows in which ink is cut
 NOVELTY = -1, 4  # limits, beyond which more says nothing more
 
 Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → novelty [n], see `Session.novelty`
