@@ -3,8 +3,8 @@
     pip install rapidocr
     python benchmarks/handwriting.py --out benchmarks/handwriting.md
 
-Test digits of MNIST are drawn into pictures (`tests/scenes.py`), 500 for each kind, and read as by `mnist-fa predict`. The
-answer is compared with the shipped model's most probable digit for the MNIST image itself, and with the truth. A
+Test digits of MNIST are drawn into pictures (`tests/scenes.py`), 500 for each kind, and read as by `mnist-fa predict`.
+The answer is compared with the shipped model's most probable digit for the MNIST image itself, and with the truth. A
 picture in which no digit or several are found, and one whose digit is refused as "no digit", count as wrong; of the
 kinds of several digits, one whose rows are not as long as written, or in which any digit is read differently. Where the
 result looks like the MNIST image (their correlation, a little blurred and up to a pixel apart, is 0.8 or more) the
@@ -36,7 +36,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy import ndimage
 from sklearn.datasets import load_digits
@@ -212,10 +211,9 @@ def scenes(images: np.ndarray, labels: np.ndarray, n: int, failures: Failures) -
         "| ours | n | same answer | right answer | in form | same answer of those in form | none, several, refused |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    kinds, comparison, all_same = [*SCENES, OTHER_COUNTRIES], Comparison("one digit"), []
-    # all before any is read, so that drawing does not slow what is timed
-    drawn = Parallel(n_jobs=-1)(delayed(draw_digit)(kind, images, labels, n) for kind in kinds)
-    for kind, (files, wanted, truth) in zip(kinds, drawn, strict=True):
+    comparison, all_same = Comparison("one digit"), []
+    for kind in [*SCENES, OTHER_COUNTRIES]:
+        files, wanted, truth = draw_digit(kind, images, labels, n)
         texts, ms = timed({name: COMPARED[name] for name in INSTALLED}, files)
         comparison.add(kind, {name: np.array(said) == truth.astype(str) for name, said in texts.items()}, ms)
         results, counts = zip(*(digit_of(file) for file in files), strict=True)
@@ -245,8 +243,8 @@ def numbers(images: np.ndarray, labels: np.ndarray, n: int, failures: Failures) 
     lines = ["| ours, numbers | n | same answer | right answer | other rows |", "|---|--:|--:|--:|--:|"]
     comparison = Comparison("numbers")
     direct = classify(images)
-    drawn = Parallel(n_jobs=-1)(delayed(draw_number)(kind, images, n) for kind in NUMBERS)
-    for kind, pictures in zip(NUMBERS, drawn, strict=True):
+    for kind in NUMBERS:
+        pictures = draw_number(kind, images, n)
         files = [file for file, _, _ in pictures]
 
         def written(digits: np.ndarray, pictures=pictures) -> np.ndarray:
@@ -306,8 +304,8 @@ def other_writers(failures: Failures) -> list[str]:
     failures.add("load_digits", [(pictures[i], results[i], f"{digits.target[i]}, {said[i]}") for i in wrong])
     return [
         f"scikit-learn's `load_digits`, 8×8 made 160×160: {right.mean():.2%} of {len(right):,} right; none found in "
-        f"{(counts == 0).sum()}, several in {(counts > 1).sum()}; {refused.sum()} refused, of which the most probable digit is "
-        f"right in {(classify(results) == digits.target)[refused].sum()}."
+        f"{(counts == 0).sum()}, several in {(counts > 1).sum()}; {refused.sum()} refused, of which the most "
+        f"probable digit is right in {(classify(results) == digits.target)[refused].sum()}."
     ]
 
 
@@ -364,8 +362,8 @@ def main() -> None:
         "",
         *readers.lines(),
         "",
-        f"The generator of *{OTHER_COUNTRIES}* also drew 8,000 of the training images, with another seed: the figures of "
-        "ours and of the tutorial's way are biased there.",
+        f"The generator of *{OTHER_COUNTRIES}* also drew 8,000 of the training images, with another seed: the "
+        "figures of ours and of the tutorial's way are biased there.",
         "",
         *readers_of_numbers.lines(),
         "",
