@@ -21,7 +21,7 @@ from ..files import write_bytes
 from ..learner import load_run
 from ..models import split
 from ..run import Run, load_arrays
-from .detector import LEAST, Calibrated, Taps, calibrate, fit_detector
+from .detector import LEAST, Calibrated, Taps, calibrate, fit_detector, with_blurred
 
 TOLERANCE = 1e-5  # of an image's largest logit; on the test images, rounding changes it by 6e-7 at most
 TIMEOUT = 600  # seconds that a child process may take
@@ -63,7 +63,7 @@ class Reference:
             return None
         detector = None
         if parts := split(self.learner.model):
-            images, labels = self.learner.dls.train.tensors
+            images, labels = with_blurred(*self.learner.dls.train.tensors)
             taps = (self._taps(Taps(parts[0]), x) for x in (images, torch.from_numpy(self.images)[:, None]))
             detector = fit_detector(next(taps), labels.numpy(), next(taps))
         return calibrate(self.logits, self.labels.numpy(), detector)
