@@ -71,12 +71,20 @@ def export(
 
 
 def _line(exported, run: Path) -> str:
+    from mnist_fastai.exports.formats import CALIBRATED
+
     images = f"all {exported.images:,} {exported.split} images"
     if exported.split == "sample":
         images = f"the {exported.images:,} images of its sample (its data is missing; --data says where it is)"
     ties = f", {exported.ties} tie{'s' * (exported.ties > 1)}" if exported.ties else ""
+    calibrated = ""
+    if exported.calibrated:
+        calibrated = f", calibrated by {exported.calibrated:,} held-out images"
+    elif exported.format in CALIBRATED:
+        calibrated = ", not calibrated and without novelty (see --valid-fraction of train)"
     return (
-        f"{exported.path}: predictions match {run} on {images}, logits within {exported.max_logit_difference:.1g}{ties}"
+        f"{exported.path}: predictions match {run} on {images}, "
+        f"logits within {exported.max_logit_difference:.1g}{ties}{calibrated}"
     )
 
 

@@ -135,8 +135,8 @@ def fit_detector(taps: np.ndarray, labels: np.ndarray, held_out: np.ndarray) -> 
 
 def find_scale(scores: np.ndarray) -> tuple[float, float]:
     """What to subtract from held-out images' scores [n], and to divide by, so that PASSED of them are at most 1."""
-    usual, most = np.quantile(scores, (0.5, PASSED))
-    return usual, max(most - usual, 1e-6)
+    usual, most = np.median(scores), np.quantile(scores, PASSED, method="higher")
+    return float(usual), max(float(most - usual), 1e-6) * (1 + 1e-5)  # which float32 does not round to more than 1
 
 
 def find_even(confidence: np.ndarray, right: np.ndarray) -> float:

@@ -27,6 +27,7 @@ FORMATS = {  # the file of each
     "onnx": "model.onnx",
     "torch-export": "model.pt2",
 }
+CALIBRATED = "onnx", "torch-export"
 RUN_FILES = "model.safetensors", "metrics.json", "run.json", "sample.npz", "recipe.json"  # the last makes it a run
 OPSET, IR = 18, 8  # both of 2022: the oldest that torch's exporter writes without a conversion
 
@@ -42,6 +43,7 @@ class Exported:
     images: int  # their number
     max_logit_difference: float
     ties: int  # images whose predicted class differs, between two logits that are equal to the precision of float32
+    calibrated: int  # held-out images by which its probabilities and novelty are; 0 where these are not
 
 
 class ImageModel(nn.Module):
@@ -166,7 +168,9 @@ def export(
             if content != _content(out / name):
                 raise RunError(f"{out / name} does not have the bytes that were written; check the disk")
     difference = float(np.abs(logits - reference.logits).max())
-    return Exported(format, out / file, (out / file).stat().st_size, reference.split, len(logits), difference, ties)
+    calibrated = reference.calibrated.images if format in CALIBRATED and reference.calibrated else 0
+    size = (out / file).stat().st_size
+    return Exported(format, out / file, size, reference.split, len(logits), difference, ties, calibrated)
 
 
 def _write(format: str, run: Run, reference: Reference, path: Path, what: str) -> None:
