@@ -7,6 +7,7 @@
 The names below are imported when first used (PEP 562): `import mnist_fastai` itself costs nothing.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from .report import Evaluation, evaluate
     from .run import Run, pretrained
     from .train import fit, resume
+
+# ONNX Runtime's telemetry writes a device id in the home folder and looks up a host. It reads this as it is imported,
+# which packages may do that know nothing of this one; child processes inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022  in the order of the pipeline

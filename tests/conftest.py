@@ -21,6 +21,7 @@ import torch
 matplotlib.use("Agg")  # show_batch and show_results draw, and CI has no display
 # Beside another process that computes, two threads wait for each other ten times as long as one works.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import onnxruntime before this package
 torch.set_num_threads(1)
 
 TRAIN, TEST = 600, 400  # images

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -275,11 +276,24 @@ def test_it_imports_neither_torch_nor_fastai(code, folder_of_digits, tmp_path):
     assert not modules & {"torch", "torchvision", "fastai", "matplotlib"}
 
 
-def test_onnxruntime_is_imported_without_telemetry(tmp_path):
-    code = "import os; from mnist_fastai import Session; Session(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
-    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    assert python("-c", code, cwd=tmp_path, env=env).stdout == "1\n"
-    assert python("-c", code, cwd=tmp_path, env=env | {"ORT_DISABLE_TELEMETRY": "0"}).stdout == "0\n"
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_nothing_leaves_the_machine(command, run, folder_of_digits, tmp_path):
+    args = [folder_of_digits / "a.png"] if command == "predict" else [run.path, "--format", "onnx", "--out", "out"]
+    traced = ["strace", "-f", "-qq", "-o", "calls", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg,sendmmsg"]
+    traced = traced if shutil.which("strace") and not subprocess.run([*traced, "true"], cwd=tmp_path).returncode else []
+    env = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY" and not k.startswith("XDG_")}
+    home = tmp_path / "home"
+    home.mkdir()
+    env |= {"HOME": str(home), "MPLCONFIGDIR": str(tmp_path / "matplotlib")}
+    subprocess.run([*traced, SCRIPT, command, *args], cwd=tmp_path, env=env, check=True, capture_output=True)
+    assert tree(home) == {}  # with telemetry, a device id
+    if traced:
+        assert "AF_INET" not in (tmp_path / "calls").read_text()
+
+
+def test_a_users_own_setting_of_telemetry_stays(tmp_path):
+    code = "import os, mnist_fastai; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert python("-c", code, cwd=tmp_path, env=os.environ | {"ORT_DISABLE_TELEMETRY": "0"}).stdout == "0\n"
 
 
 # --- other models ---------------------------------------------------------------------------------------------------

@@ -87,12 +87,10 @@ def run_child(script: str, *args: Path, what: str, own_code: bool = False) -> st
 
     Only with `own_code` does it import from where this process does. Raises RunError where it fails or takes too long.
     """
-    env = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
-    if own_code:
-        env["PYTHONPATH"] = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    path = {"PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)} if own_code else {}
     command = [sys.executable, "-P", "-W", "ignore", CHILDREN / script, *args]
     try:
-        done = subprocess.run(command, cwd=args[-1].parent, env=env, capture_output=True, timeout=TIMEOUT)
+        done = subprocess.run(command, cwd=args[-1].parent, env=os.environ | path, capture_output=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as e:
         raise RunError(f"{what} (the process took more than {TIMEOUT} seconds); it was not written") from e
     if done.returncode:

@@ -53,7 +53,6 @@ class Session:
     low_confidence: float  # the probability below which held-out images' answers were more often wrong than right
 
     def __init__(self, path: str | Path | None = None):
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
         import onnxruntime
 
         self._path = find_model(path)
