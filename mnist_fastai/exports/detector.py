@@ -91,7 +91,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, detector: Detector | None)
 def with_blurred(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images, uint8 [n, 1, h, w], and labels, [n], and a tenth of them again, out of focus as pictures may be.
 
-    Without these, an eighth of scikit-learn's 8×8 digits, enlarged, are taken for no digits (benchmarks/novelty.md).
+    Without these, 7% of scikit-learn's 8×8 digits, enlarged, are taken for no digits (benchmarks/novelty.md).
     """
     copies, of = [images], [labels]
     for i, sigma in enumerate(BLUR):
