@@ -209,6 +209,15 @@ def cpu_seconds(*command, cwd: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+PEAK = """
+import re
+from pathlib import Path
+def peak():  # megabytes that this process has used; `resource` begins with what its parent had
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+"""
+has_peak = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc, which has the memory used")
+
+
 def start_cli(*args, cwd: Path) -> subprocess.Popen:
     """Start `mnist-fa` as a process of its own."""
     # a process that was started in the background ignores Ctrl-C, and so would its children

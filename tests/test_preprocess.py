@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import assert_one_sentence, python
+from conftest import PEAK, assert_one_sentence, has_peak, python
 from PIL import Image
 from scenes import MOST, NUMBERS, SCENES, coloured, jpeg, lines, pen, place, png, rectangle, segment
 
@@ -464,25 +464,26 @@ def test_whatever_is_wrong_with_a_file_is_said_in_a_sentence(scan):
 
 
 MEMORY = """
-import resource, sys
+import sys
 from mnist_fastai.errors import InputError
 from mnist_fastai.reader.form import preprocess
 from mnist_fastai.reader.image import read_image
 from mnist_fastai.reader.parts import rows
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 try:
     print(len(preprocess(read_image(sys.argv[1])).digits), end=" ")
 except InputError:
     print("refused", end=" ")
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(peak() - before)
 """
 
 
+@has_peak
 def test_memory_is_bounded(tmp_path, digits_to_draw):
     (tmp_path / "bomb.png").write_bytes(bomb(20_000))
-    answer, megabytes = python("-c", MEMORY, "bomb.png", cwd=tmp_path).stdout.split()
+    answer, megabytes = python("-c", PEAK + MEMORY, "bomb.png", cwd=tmp_path).stdout.split()
     assert (answer, int(megabytes) < 50) == ("refused", True)
     page = Image.fromarray(coloured(place(pen(digits_to_draw[0], 500), 750, 1000)))
     page.resize((8000, 6000)).save(tmp_path / "photo.jpg")  # 48 megapixels, as a phone has
-    answer, megabytes = python("-c", MEMORY, "photo.jpg", cwd=tmp_path).stdout.split()
+    answer, megabytes = python("-c", PEAK + MEMORY, "photo.jpg", cwd=tmp_path).stdout.split()
     assert (answer, int(megabytes) < 400) == ("1", True)

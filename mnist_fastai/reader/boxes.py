@@ -24,6 +24,8 @@ DARKER = 1.2  # of writing against a line, from which the two are told apart whe
 ROUNDS = 4  # lines within lines
 SPECK = 0.05  # of ink that is no part of a broken box, in sides of the largest piece
 MAX_PIECES = 60  # pieces of ink that may be boxes, the largest
+MAX_NESTED = 8  # pictures' areas, in the sum of these pieces' boxes
+MAX_LEVEL = 3000  # rows, at all slopes, that may be ruled lines; the cell of a grid has 300, and a hatching 50,000
 
 TOP, LEFT, BOTTOM, RIGHT = range(4)
 
@@ -99,10 +101,21 @@ def _reach(drawn: np.ndarray, columns: np.ndarray, end: int) -> int:
 
 def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
     """The pixels of a line in a view of the ink, bool [h, w], without those of strokes that cross it."""
-    h, w = ink.shape
-    rows, columns = np.arange(h)[:, None], np.arange(w)
-    middle = side.at(columns) + (side.thick - 1) / 2
+    cut = np.zeros(ink.shape, bool)
+    columns = np.arange(ink.shape[1])
+    outer = side.at(columns)
     reach = int(np.ceil(side.thick / 2)) + 1
+    widest = max(3.2, 1.15 * side.thick + 1.5)  # run of ink that is the line alone; a turned line has steps
+    beyond = max(2.0, 0.6 * side.thick)
+    around = 2 * reach + widest + beyond + 2  # rows, beyond which no ink changes the answer
+    top = max(0, int(outer.min() - around))
+    ink = ink[top : max(top + 1, int(outer.max() + around) + 1)]
+    if not ink.any():
+        return cut
+    outer = outer - top
+    h = len(ink)
+    rows = np.arange(h)[:, None]
+    middle = outer + (side.thick - 1) / 2
     offsets = np.array(sorted(range(-reach, reach + 1), key=abs))[:, None]
     at = np.rint(middle + offsets).astype(int)
     hit = (at >= 0) & (at < h) & ink[at.clip(0, h - 1), columns]
@@ -111,14 +124,12 @@ def _cut(ink: np.ndarray, side: Side) -> np.ndarray:
     ink = ink[:, columns]
     start = np.where(~ink & (rows < at), rows + 1, 0).max(0)  # of the run of ink there, and its end
     end = np.where(~ink & (rows > at), rows, h).min(0)
-    outer = side.at(columns)
+    outer = outer[columns]
     up, down = outer - start, end - outer - side.thick
-    thin = end - start <= max(3.2, 1.15 * side.thick + 1.5)  # a turned line has steps
-    beyond = max(2.0, 0.6 * side.thick)
+    thin = end - start <= widest
     start = np.where(thin | (up <= beyond), start, np.floor(outer - 0.5))
     end = np.where(thin | (down <= 1), end, np.ceil(outer + side.thick + 0.5))
-    cut = np.zeros((h, w), bool)
-    cut[:, columns] = (rows >= start) & (rows < end) & (thin | (up <= beyond) | (down <= beyond))
+    cut[top : top + h, columns] = (rows >= start) & (rows < end) & (thin | (up <= beyond) | (down <= beyond))
     return cut
 
 
@@ -307,7 +318,9 @@ def _of_pieces(ink: np.ndarray, closed: bool) -> np.ndarray:
     printed, filled = np.zeros_like(ink), []
     labels, boxes, sizes = _pieces(ink)
     h, w = ink.shape
-    for i in np.argsort(-sizes.prod(1), kind="stable")[:MAX_PIECES]:
+    areas = sizes.prod(1)
+    order = np.argsort(-areas, kind="stable")[:MAX_PIECES]
+    for i in order[areas[order].cumsum() <= MAX_NESTED * ink.size]:
         y, x = box = boxes[i]
         if sizes[i].min() > 0.1 * min(h, w):
             rest = ink[box] & ~printed[box]
@@ -355,9 +368,10 @@ def _ruled(ink: np.ndarray) -> np.ndarray:
     for turn, lines in enumerate(found):
         numbers, boxes, _ = _pieces(lines)
         for i in range(len(boxes)):
-            line = numbers == i + 1
-            if _at_end(line, line & _turned(near, turn)):
-                lines &= ~line
+            y = boxes[i][0]
+            line = numbers[y] == i + 1
+            if _at_end(line, line & _turned(near, turn)[y]):
+                lines[y] &= ~line
     return found[0] | found[1].T
 
 
@@ -376,13 +390,16 @@ def _level(ink: np.ndarray) -> np.ndarray:
     length = np.bincount(runs.ravel(), minlength=n + 1)
     length[0] = h
     cut = np.zeros(n + 1, bool)
-    rows, centred = np.arange(h)[:, None], np.arange(w) - w / 2
+    rows, centred, seen = np.arange(h)[:, None], np.arange(w) - w / 2, 0
     for slope in np.linspace(-0.12, 0.12, 49):
         y = rows + np.rint(slope * centred[columns]).astype(int)
         inside = (y >= 0) & (y < h)
         on = np.take_along_axis(thick, y.clip(0, h - 1), 0) | ~inside
         whole = on[:, 0] & on[:, -1] & (inside.mean(1) > 0.3)
-        for row in np.nonzero(whole & ((on & inside).sum(1) > VISIBLE * inside.sum(1)))[0]:
+        lined = np.nonzero(whole & ((on & inside).sum(1) > VISIBLE * inside.sum(1)))[0]
+        if (seen := seen + len(lined)) > MAX_LEVEL:
+            return np.zeros_like(ink)
+        for row in lined:
             at = np.rint(row + slope * centred + np.arange(-2, 3)[:, None]).astype(int).clip(0, h - 1)
             near = runs[at, np.arange(w)]  # [5, w], the runs within two rows of the line
             thickness = np.percentile(length[near].min(0), 25)  # a digit may hide most of the line

@@ -34,6 +34,10 @@ WIDEST = 1.5  # the greatest width of a digit, in heights
 JOIN = np.array([7.76, 0.29, -5.4, 4.77])  # 1, distance, width / height
 SPLIT = np.array([-8.36, 6.2, -0.96, -6.55])  # 1, width / height, share of the rows in which ink is cut
 NOVELTY = -1, 4  # limits, beyond which more says nothing more
+# Bounds on the time that a picture takes which is no number; of 30 digits, 26 are cut in two on trial
+MAX_ROW = 100  # digits in a row, of which neighbours may be strokes of one
+CUTTABLE = 0.2, 12  # width / height of what may be digits that touch
+MAX_CUT = 30  # digits that are cut in two on trial, the widest
 
 Model = Callable[[np.ndarray], np.ndarray]  # images uint8 [n, 28, 28] → novelty [n], see `Session.novelty`
 
@@ -118,10 +122,10 @@ def _read_page(
     if novelty is not None:
         for row in _in_rows(found) if multi else [list(found)]:
             _join(row, found, labels, printed, bring, novelty, multi)
-        for k in list(found) if multi else ():
-            _split(k, found, labels, printed, bring, novelty)
-    order = [k for row in _in_rows(found) for k in row]
-    digit_of = np.zeros(max(order, default=0) + 1, np.uint16)
+        if multi:
+            _split(found, labels, printed, bring, novelty)
+    order = [k for row in _in_rows(found) for k in row if found[k].image.any()]
+    digit_of = np.zeros(labels.max() + 1, np.uint16)
     digit_of[order] = np.arange(1, len(order) + 1)
     return Steps(grey, paper, ink, mask, digit_of[labels], [found[k] for k in order])
 
@@ -141,15 +145,17 @@ def _join(
     novelty: Model, multi: bool,
 ) -> None:  # fmt: skip
     """Take neighbours in a row of digits for strokes of one where that is more probable."""
-    if not multi and len(row) > 2:
+    if len(row) > (MAX_ROW if multi else 2):
         return
     for a, b in pairwise(row):
         left, right = labels == a, labels == b
         if line_between(printed, _box(left), _box(right)):
             continue
         h, w = _extent(left | right)
+        if w > WIDEST * h:
+            continue
         gap = _gap(left, right) / max(h, w)
-        if gap > NEAR or w > WIDEST * h:
+        if gap > NEAR:
             continue
         one = bring(left | right)
         less = _novelty([found[a], found[b]], novelty) - _novelty([one], novelty)
@@ -159,29 +165,51 @@ def _join(
             del found[a]
 
 
-def _split(
-    k: int, found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable, novelty: Model
-) -> None:
-    """Take a digit for two that touch where these are more like digits, and each of them again.
+def _split(found: dict[int, Digit], labels: np.ndarray, printed: np.ndarray, bring: Callable, novelty: Model) -> None:
+    """Take a digit for two that touch where these are more like digits, and each of them again, the widest first.
 
     In boxes, each digit has its own.
     """
-    whole = labels == k
-    if any(line_between(printed, _box(whole), _box(labels == other)) for other in found if other != k):
-        return
-    h, w = _extent(whole)
-    one = _novelty([found[k]], novelty)
-    if SPLIT @ (1, w / h, 0, NOVELTY[0] - one) <= 0:
-        return  # nothing could be like two digits enough
-    pairs = [(right, cut, [bring(whole & ~right), bring(right)]) for right, cut in _halves(whole)]
-    scores = [SPLIT @ (1, w / h, cut, _novelty(pair, novelty) - one) for _, cut, pair in pairs]
-    if max(scores, default=0) > 0:
-        right, _, (found[k], second) = pairs[int(np.argmax(scores))]
-        new = max(found) + 1
-        found[new] = second
-        labels[right] = new
-        for half in (k, new):
-            _split(half, found, labels, printed, bring, novelty)
+
+    def shape(k: int) -> float:
+        left, top, right, bottom = boxes[k]
+        return (right - left) / (bottom - top)
+
+    boxes, tries = _boxes(labels), 0
+    todo = sorted(found, key=shape, reverse=True)
+    for k in todo:  # which grows
+        if not CUTTABLE[0] < shape(k) < CUTTABLE[1]:
+            continue
+        if any(line_between(printed, boxes[k], boxes[other]) for other in found if other != k):
+            continue
+        one = _novelty([found[k]], novelty)
+        if SPLIT @ (1, shape(k), 0, NOVELTY[0] - one) <= 0:
+            continue  # nothing could be like two digits enough
+        if (tries := tries + 1) > MAX_CUT:
+            return
+        whole = labels == k
+        pairs = [(right, cut, [bring(whole & ~right), bring(right)]) for right, cut in _halves(whole)]
+        if not pairs:
+            continue
+        both = novelty(np.array([digit.image for *_, pair in pairs for digit in pair])).reshape(-1, 2).max(1)
+        scores = [
+            SPLIT @ (1, shape(k), cut, two - one) for (_, cut, _), two in zip(pairs, both.clip(*NOVELTY), strict=True)
+        ]
+        if max(scores) > 0:
+            half, _, (found[k], second) = pairs[int(np.argmax(scores))]
+            new = max(found) + 1
+            found[new] = second
+            labels[half] = new
+            boxes = _boxes(labels)
+            todo += [k, new]
+
+
+def _boxes(labels: np.ndarray) -> dict[int, Box]:
+    """The box of each number in labels, int [h, w], in their pixels."""
+    from scipy import ndimage
+
+    every = enumerate(ndimage.find_objects(labels), 1)
+    return {k: (box[1].start, box[0].start, box[1].stop, box[0].stop) for k, box in every if box}
 
 
 def _box(mask: np.ndarray) -> Box:
@@ -200,6 +228,8 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     """The distance of two masks in pixels."""
     from scipy import ndimage
 
+    left, top, right, bottom = _box(a | b)
+    a, b = (mask[top:bottom, left:right] for mask in (a, b))
     return float(ndimage.distance_transform_edt(~a)[b].min())
 
 
@@ -212,9 +242,10 @@ def _halves(mask: np.ndarray) -> list[tuple[np.ndarray, float]]:
     out = []
     for path in seams(small):
         at = path[np.arange(h) * 64 // h] * w / small.shape[1]
-        half = np.zeros_like(mask)
-        half[top:bottom, left:right] = part & (np.arange(w) >= at[:, None])
-        if all(side.any() and _extent(side)[0] > 0.5 * h for side in (half, mask & ~half)):
+        piece = part & (np.arange(w) >= at[:, None])
+        if all(side.any() and _extent(side)[0] > 0.5 * h for side in (piece, part & ~piece)):
+            half = np.zeros_like(mask)
+            half[top:bottom, left:right] = piece
             out.append((half, (small[np.arange(64), path] > 0.5).mean()))
     return out
 
@@ -252,17 +283,15 @@ def _digit(grey, dark: bool, paper, mask: np.ndarray, printed: np.ndarray, facto
     """Crop the ink under a mask, bool [h, w], from the full resolution, and bring it into MNIST's format."""
     from scipy import ndimage
 
-    def span(axis: int, margin: int) -> tuple[int, int]:
-        at = np.nonzero(mask.any(1 - axis))[0]
-        return max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, mask.shape[axis])
+    box = _box(mask)
 
     def in_picture(margin: int) -> Box:
-        (top, bottom), (left, right) = span(0, margin), span(1, margin)
+        left, top = (max(n - margin, 0) * factor for n in box[:2])
         h, w = grey.shape
-        return left * factor, top * factor, min(right * factor, w), min(bottom * factor, h)
+        return left, top, min((box[2] + margin) * factor, w), min((box[3] + margin) * factor, h)
 
     margin = 2  # strokes are anti-aliased beyond the mask
-    part = tuple(slice(*span(axis, margin)) for axis in (0, 1))
+    part = tuple(slice(max(box[i] - margin, 0), box[i + 2] + margin) for i in (1, 0))
     near = ndimage.binary_dilation(mask[part], np.ones((3, 3)), iterations=margin) & ~printed[part]
     left, top, right, bottom = in_picture(margin)
     crop = grey[top:bottom, left:right]
@@ -278,7 +307,7 @@ def _digit(grey, dark: bool, paper, mask: np.ndarray, printed: np.ndarray, facto
 
 def _trim(ink: np.ndarray) -> np.ndarray:
     rows, columns = ((ink > 0.02).any(axis).nonzero()[0] for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else ink
 
 
 def stroke_width(ink: np.ndarray) -> float:
@@ -305,7 +334,8 @@ def _usual_strokes(ink: np.ndarray) -> np.ndarray:
     pad = max(0, int(np.ceil(radius))) + 1
     ink = np.pad(ink, pad)
     inside = ink >= 0.5
-    distance = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
+    edt = ndimage.distance_transform_edt  # of the side of the edge to which it moves; it takes most of the time
+    distance = inside - edt(~inside) if radius > 0 else edt(inside) - ~inside
     moved = np.clip(distance + radius + (0.5 - inside), 0, 1).astype(np.float32)
     return _trim(np.maximum(ink, moved) if radius > 0 else np.minimum(ink, moved))
 
