@@ -49,12 +49,13 @@ class Recorder:
                 one, two = self.plausible([bring(left | right)]), self.plausible([found[a], found[b]])
                 self.seen.append(("join", [gap, w / h], one, [(two, 0.0)]))
 
-    def split(self, k, found, labels, printed, bring, novelty) -> None:
-        whole = labels == k
-        h, w = form._extent(whole)
-        places = [(self.plausible([bring(whole & ~half), bring(half)]), cut) for half, cut in form._halves(whole)]
-        if places:
-            self.seen.append(("split", [w / h], self.plausible([found[k]]), places))
+    def split(self, found, labels, printed, bring, novelty) -> None:
+        for k in found:
+            whole = labels == k
+            h, w = form._extent(whole)
+            places = [(self.plausible([bring(whole & ~half), bring(half)]), cut) for half, cut in form._halves(whole)]
+            if places:
+                self.seen.append(("split", [w / h], self.plausible([found[k]]), places))
 
     def read(self, file: bytes, kind: str) -> list:
         """The cases of a kind in a picture."""
