@@ -124,6 +124,10 @@ def enlarged(image: np.ndarray) -> np.ndarray:
     return np.asarray(pixels.resize((LONG, LONG), Image.Resampling.BICUBIC))
 
 
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
 class Scores:
     """The scores that are compared, each fitted to training images: images uint8 [n, 28, 28] → float [n]."""
 
@@ -136,7 +140,6 @@ class Scores:
         means = np.array([features[labels == c].mean(0) for c in range(10)])
         apart = features - means[labels]
         factor = np.linalg.cholesky(np.linalg.pinv(np.cov(apart.T) + 1e-6 * np.eye(apart.shape[1])))
-        unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
         nearest = NearestNeighbors(n_neighbors=5).fit(unit(features))
         last = self.head.in_features
         self.all = {

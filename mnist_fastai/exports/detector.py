@@ -140,9 +140,9 @@ def find_scale(scores: np.ndarray) -> tuple[float, float]:
 
 
 def find_even(confidence: np.ndarray, right: np.ndarray) -> float:
-    """The confidence at which answers are as often right as wrong, by logistic regression on its logit; at least 0.
+    """The confidence at which answers are as often right as wrong, by logistic regression on its logit.
 
-    Where none, or all, are right, 0.5: that of probabilities that can be trusted.
+    0.5, that of probabilities that can be trusted, where none or all are right, or the surer are the more often wrong.
     """
     if right.all() or not right.any():
         return 0.5

@@ -27,7 +27,7 @@ FORMATS = {  # the file of each
     "onnx": "model.onnx",
     "torch-export": "model.pt2",
 }
-CALIBRATED = "onnx", "torch-export"
+CALIBRATED = "onnx", "torch-export"  # those that give probabilities, which held-out images calibrate
 RUN_FILES = "model.safetensors", "metrics.json", "run.json", "sample.npz", "recipe.json"  # the last makes it a run
 OPSET, IR = 18, 8  # both of 2022: the oldest that torch's exporter writes without a conversion
 
