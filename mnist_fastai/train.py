@@ -99,7 +99,7 @@ def start(
             "input": {"normalize": stats, "format": data.format},
             "passed": passed.described(),
         }
-        if isinstance(model, Ensemble):
+        if isinstance(model := passed.parts["model"], Ensemble):
             facts["members"] = model.recipes
         return _train(Run.create(recipe, out, facts), learner, passed, data, console)
 

@@ -15,7 +15,7 @@ from fastai.learner import load_learner
 from huggingface_hub import ModelCard, from_pretrained_fastai
 from zygote import call
 
-from mnist_fastai import Data, InputError, Recipe, Run, fit, forward, load_run, pretrained
+from mnist_fastai import Data, InputError, Recipe, Run, ensemble, fit, forward, load_run, pretrained
 from mnist_fastai.exports import Reference, export_hub, hub
 
 LOAD = """
@@ -121,6 +121,17 @@ def test_no_image_and_no_path_is_in_the_folder(exported, run, folder):
         content = path.read_bytes()
         assert not [p for p in (run.path, folder, Path.cwd()) if str(p).encode() in content], path
     assert Run(exported).facts["source"] == folder.name
+
+
+def test_an_ensemble_names_no_path_of_its_members(run, folder, tmp_path, monkeypatch):
+    both = ensemble([run.path, shutil.copytree(run.path, tmp_path / "copy")], tmp_path / "both", device="cpu")
+    monkeypatch.setattr(hub, "FILES", {})
+    export_hub(both)
+    for path in (both.path / "hub").iterdir():
+        assert str(folder).encode() not in path.read_bytes()
+    assert "This model needs" not in (both.path / "hub" / "README.md").read_text()
+    weights = load_run(both.path / "hub").model.state_dict()
+    assert all(v.equal(weights[k]) for k, v in load_run(both.path).model.state_dict().items())
 
 
 def test_the_folder_is_a_run_directory(exported, run):

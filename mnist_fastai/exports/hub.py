@@ -91,11 +91,17 @@ def _copy_run(run: Run, folder: Path) -> None:
     """What `load_run` reads, with the name of the data in place of its path."""
     folder.mkdir()
     write_bytes(folder / "model.safetensors", run.read("model.safetensors"))
-    for name, key in (("recipe.json", "data"), ("run.json", "source")):
-        if (run.path / name).exists():  # older runs have no run.json
-            values = json.loads(run.read(name))
-            write_json(folder / name, values | ({key: Path(values[key]).name} if key in values else {}))
+    write_json(folder / "recipe.json", _without_path(json.loads(run.read("recipe.json")), "data"))
+    if run.facts:  # older runs have no run.json
+        facts = _without_path(json.loads(run.read("run.json")), "source")
+        if "members" in facts:  # the recipes of an ensemble
+            facts["members"] = [_without_path(values, "data") for values in facts["members"]]
+        write_json(folder / "run.json", facts)
     Run(folder).write_metrics({key: value for key, value in run.metrics.items() if key != "sha256"})
+
+
+def _without_path(values: dict, key: str) -> dict:
+    return values | ({key: Path(values[key]).name} if key in values else {})
 
 
 def _check_texts(out: Path, contents: dict[str, bytes]) -> None:
@@ -148,7 +154,8 @@ def _card(run: Run, reference: Reference) -> str:
             }
         ],
     }
-    code = [*recipe.imports.values(), *filter(None, [run.facts.get("passed", {}).get("model")])]
+    passed = None if "members" in run.facts else run.facts.get("passed", {}).get("model")
+    code = [*recipe.imports.values(), *filter(None, [passed])]
     needs = f"This model needs {', '.join(map(markdown, code))}, which is not in this folder. " if code else ""
     shown = {**recipe.to_dict(), "data": Path(recipe.data).name}
     body = BODY.format(
