@@ -2,21 +2,19 @@
 first does. Without them there is one process, and nothing here does anything.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from fastai.distributed import DistributedDL
 from fastai.learner import Learner
-from fastai.torch_core import num_distrib, rank_distrib, to_detach
+from fastai.torch_core import num_distrib, rank_distrib
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .dataloader import TensorDL
-from .learner import seed_everything
+from .errors import InputError
 
 T = TypeVar("T")
 
@@ -30,8 +28,10 @@ def is_first() -> bool:
 
 
 def join(device: torch.device) -> None:
-    """Wait until all processes are there."""
+    """Wait until all processes are there. Raises InputError where the package that fastai needs for it is missing."""
     if processes() > 1 and not dist.is_initialized():
+        if find_spec("accelerate") is None:
+            raise InputError("several processes need the package accelerate; `pip install 'mnist-fastai[distributed]'`")
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -71,35 +71,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
-class Share(DistributedDL):
-    """A part of the images of a TensorDL, which makes its batches; fastai's own goes item by item.
-
-    All parts have the same number of images, so that no process waits for another's batch: the first few come twice in
-    an epoch where the images do not divide evenly. What is random but the order differs from part to part.
-    """
-
-    def __init__(self, dl: TensorDL, rank: int = 0, world_size: int = 1):
-        super().__init__(dl, rank, world_size)
-        self.all_idxs, dl.get_idxs = dl.get_idxs, self.get_idxs
-
-    def get_idxs(self) -> list[int]:
-        idxs = self.all_idxs()
-        if self.world_size > 1:
-            idxs += idxs[: -len(idxs) % self.world_size]
-            seed_everything(torch.initial_seed(), self.rank)
-        return idxs[self.rank :: self.world_size]
-
-    def __iter__(self):
-        return iter(self.dl)
-
-    def __len__(self) -> int:
-        images = -(-self.dl.n // self.world_size)
-        return -(-images // self.bs)
-
-    def to_detach(self, b, cpu=True, gather=True):
-        return to_detach(b, cpu, gather=False)
-
-
 @contextmanager
 def divided(learner: Learner) -> Iterator[None]:
     """Train on a share of the training images in each process, through fastai's `distrib_ctx`.
@@ -109,6 +80,8 @@ def divided(learner: Learner) -> Iterator[None]:
     if processes() == 1:
         yield
         return
+    from .shares import Share  # needs accelerate, as `join` has made sure
+
     train, *rest = loaders = learner.dls.loaders
     learner.dls.loaders = [Share(train, rank_distrib(), processes()), *map(Share, rest)]
     cpu = learner.dls.device.type == "cpu"

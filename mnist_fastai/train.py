@@ -165,7 +165,7 @@ def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = N
     say(console, "a dry run: two batches through everything, and nothing is kept")
     data = load_data(recipe.data, recipe.valid_fraction)
     few = {"valid": data.valid[: 2 * EVAL_BATCH], "test": data.test[: 2 * EVAL_BATCH]}
-    data = replace(data, train=data.train[: 2 * recipe.batch_size], **few)
+    data = replace(data, train=data.train[: 2 * recipe.batch_size * processes()], **few)
     short = replace(recipe, num_epochs=min(recipe.num_epochs, 1), valid_fraction=0.0)
     with temporary_folder() as folder:
         run = fit(short, out=folder / "run", device=device, console=console, data=data)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from zygote import Call, Outcome, call
 
 from mnist_fastai import Run, dataloaders
-from mnist_fastai.distributed import Share
 from mnist_fastai.learner import seed_everything
+from mnist_fastai.shares import Share
 
 RANK = """
 import os, sys
