@@ -81,22 +81,34 @@ def walk(folder: str | Path, on_error: Callable[[OSError], None] = _raise) -> It
     Links are followed, but none into a folder that is above it, and broken ones are passed over. `on_error` gets the
     OSError of what cannot be listed or looked at, and the rest follows.
     """
-    pending = [(Path(folder), ())]  # with the folders above; no recursion, since a thousand may be nested
+    pending = [(Path(folder), _above(folder))]  # with the folders above; no recursion, since a thousand may be nested
     while pending:
         path, above = pending.pop()
         try:
             status = path.stat()
             inside = sorted(path.iterdir(), reverse=True) if stat.S_ISDIR(status.st_mode) else []
         except OSError as e:
-            if not (above and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)):
+            if path == Path(folder) or e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 on_error(e)
             continue
         here = status.st_dev, status.st_ino
         if stat.S_ISREG(status.st_mode):
             yield path
-        elif here not in above:
+        elif here in above:
+            log.warning("%s is a link to a folder that it is in, and is not followed", path)
+        else:
             above = (*above, here)
             pending += [(p, above) for p in inside if not p.name.startswith(".")]
+
+
+def _above(folder: str | Path) -> tuple[tuple[int, int], ...]:
+    """The identities of the folders that a folder is in."""
+    found = []
+    for parent in Path(os.path.realpath(folder)).parents:
+        with suppress(OSError):
+            status = parent.stat()
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -176,7 +188,7 @@ def check_folder(path: str | Path) -> None:
 
 
 @contextmanager
-def owned(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
+def owned(folder: str | Path, *, wait: bool = True, way_out: str = "choose another --out") -> Iterator[None]:
     """Make the folder and be the only process, and thread, that writes in it: a second one waits.
 
     What a killed process left half written is removed, and so is a new folder in which nothing was written.
@@ -196,7 +208,7 @@ def owned(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
                 break
             except Timeout as e:
                 if not wait:
-                    raise InputError(f"another process writes in {folder}; choose another --out") from e
+                    raise InputError(f"another process writes in {folder}; {way_out}") from e
                 log.warning("another process writes in %s; waiting for its end", folder)
                 waiting = True
             except (FileNotFoundError, FileExistsError):  # the other one removed it meanwhile, with nothing in it
@@ -204,7 +216,7 @@ def owned(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
                 if attempts == 100:
                     raise
     except OSError as e:
-        raise InputError(f"cannot write in the folder {folder} ({e.strerror or e}); choose another --out") from e
+        raise InputError(f"cannot write in the folder {folder} ({e.strerror or e}); {way_out}") from e
     try:
         _remove_partial(folder)
         yield

@@ -702,7 +702,7 @@ def _empty_testing(root):
         (lambda root: (root / "training" / "ten").mkdir(), "training/ten has no images"),
         (lambda root: (root / "testing" / "ten").mkdir(), "testing has a class that .*training lacks: ten"),
         (lambda root: (root / "training").rename(root.parent / "gone"), "no training or train folder"),
-        (lambda root: (root / "testing").rename(root.parent / "gone"), "no validation or testing folder"),
+        (lambda root: (root / "testing").rename(root.parent / "gone"), "no validation or test images"),
         (_empty_testing, "testing has no images"),
     ],
 )
