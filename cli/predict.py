@@ -94,7 +94,7 @@ def predict(
 
 
 def _submit(table: str, path: Path, model: Path | None) -> None:
-    """Write Kaggle's ImageId,Label for the images of a table, each taken as it is and given a class whatever it shows."""
+    """Write Kaggle's ImageId,Label for the images of a table, each taken as it is and given a class in any case."""
     from mnist_fastai.files import write_text
     from mnist_fastai.reader import session
     from mnist_fastai.reader.table import read_table

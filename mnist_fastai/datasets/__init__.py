@@ -1,4 +1,4 @@
-"""Files → Data: MNIST and drawn digits, which are embedded, data sets by name, and the user's own folders. No fastai."""
+"""Files → Data: MNIST and drawn digits, which are embedded, data sets by name, and the user's folders. No fastai."""
 
 import os
 from dataclasses import replace
@@ -25,9 +25,9 @@ DEPTH = 4  # folders with nothing but another one in them, such as torchvision's
 def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data:
     """Read a data set by its name, or a folder: IDX files, images by class, or Kaggle's train.csv.
 
-    "mnist" is embedded, as "mnist+strokes" is, which has 8,000 drawn digits, as other countries write them (strokes.py),
-    among the training images; none of them is held out. A name of `named.NAMED`, such as "fashion-mnist", is downloaded
-    when it is first read. A folder of such a name is given as a Path, or as "./fashion-mnist".
+    "mnist" is embedded, as "mnist+strokes" is, which has 8,000 drawn digits, as other countries write them
+    (strokes.py), among the training images; none of them is held out. A name of `named.NAMED`, such as "fashion-mnist",
+    is downloaded when it is first read. A folder of such a name is given as a Path, or as "./fashion-mnist".
 
     A folder of IDX files has one each for training and test images and labels, gzipped or not, as MNIST,
     Fashion-MNIST, KMNIST, EMNIST and QMNIST name them; a `classes.txt` beside them names the classes, one per line.
