@@ -4,8 +4,11 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
+import shlex
 import shutil
+import signal
 import socket
 import struct
 import threading
@@ -24,6 +27,7 @@ from zygote import Call
 
 from mnist_fastai import Data, InputError, MissingData, Recipe, Run, RunError, Split, fit, load_data, load_run
 from mnist_fastai.datasets import named
+from mnist_fastai.datasets.folders import SUFFIXES
 from mnist_fastai.datasets.named import NAMED
 from mnist_fastai.recipes import NAMES
 
@@ -359,11 +363,14 @@ def test_two_processes_at_once_download_once(mirror, script, small):
 
 def test_what_a_killed_process_left_is_neither_used_nor_kept(mirror, script, cache, small):
     mirror.faults["t10k-labels-idx1-ubyte.gz"] = "stalls"
-    call = Call(script, (), script="load.py")
-    wait_for(lambda: mirror.asked.count("t10k-labels-idx1-ubyte.gz") == 2)
-    call.process.kill()
-    assert call.wait().code == -9
-    assert any("t10k-images" in name for name in tree(cache))
+    for number in (signal.SIGINT, signal.SIGKILL):
+        mirror.asked.clear()
+        call = Call(script, (), script="load.py")
+        wait_for(lambda: mirror.asked.count("t10k-labels-idx1-ubyte.gz") == 2)
+        os.kill(call.process.pid, number)
+        assert call.wait().code
+        left = tree(cache) if cache.exists() else {}
+        assert any("t10k-images" in name for name in left) == (number == signal.SIGKILL)
     mirror.faults.clear()
     assert same(load_data("fashion-mnist").test, small.test)
     assert {Path(name).name for name in tree(cache)} == {
@@ -461,10 +468,38 @@ def test_a_run_by_name_finds_its_data_again_and_does_without_where_that_is_gone(
     assert code == 2
     assert "kmnist has o, ki" in err
     shutil.rmtree(cache)
-    mirror.faults.update({name: 500 for name in mirror.files})
+    mirror.faults.update(dict.fromkeys(mirror.files, 500))
     code, out, err = cli("export", run.path, "--out", "exported")
     assert code == 0, err
     assert "200 images of its sample" in out
     learner = load_run(Run(run.path).path)
     error = refused(MissingData, partial(getattr, learner.dls, "valid"))
     assert f"the data of {run.path} is missing: fashion-mnist cannot be downloaded" in error
+
+
+DOCS = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+
+
+@pytest.mark.parametrize("command", re.findall(r"^(mnist-fa .*?) *(?:#.*)?$", DOCS, re.M))
+def test_a_command_of_the_docs_works(command, mirror, small, cli, tmp_path):
+    _, name, *args = shlex.split(command)
+    (folder := Path("digit-recognizer")).mkdir()
+    for part, labels in (("train", small.train.labels), ("test", None)):
+        rows = np.column_stack([*([labels] if labels is not None else []), small.train.images.flatten(1)])
+        header = [*(["label"] if labels is not None else []), *(f"pixel{i}" for i in range(784))]
+        np.savetxt(folder / f"{part}.csv", rows, "%d", ",", header=",".join(header), comments="")
+    if name == "train":
+        args += ["--dry-run", "-a", "lenet"]
+    if name == "evaluate":
+        fit(Recipe(arch="lenet", num_epochs=0, data="fashion-mnist"), device="cpu")
+    code, out, err = cli(name, *args)
+    assert code == 0, err
+    assert out
+
+
+def test_the_docs_have_every_name_and_its_size():
+    for name, one in NAMED.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*", DOCS, re.M)
+        assert row.endswith(f"| {len(one.classes)} | {one.megabytes} MB |")
+    assert f"{named.TIMEOUT} seconds" in DOCS
+    assert all(suffix[1:] in DOCS for suffix in SUFFIXES)

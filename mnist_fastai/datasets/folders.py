@@ -32,7 +32,7 @@ def load_folders(folder: Path, source: str) -> Data:
     if not classes:
         raise InputError(
             f"{train} has no class folders{_content(train)}; give images by class, as {train / '3' / 'a.png'}, "
-            "IDX files, or a CSV file of pixels, as Kaggle's train.csv"
+            "IDX files, or Kaggle's train.csv, whose header is label, pixel0 to pixel783"
         )
     if len(classes) < 2:
         raise InputError(f"{train} has 1 class folder, {classes[0]}; it needs two or more")

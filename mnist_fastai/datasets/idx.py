@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def idx_files(folder: Path) -> list[Path]:
 
     Kaggle's archive has both; the file counts then.
     """
-    found = [p for p in sorted(folder.iterdir()) if "idx" in p.name.lower() and p.name[0] != "."]
+    found = [p for p in sorted(folder.iterdir()) if re.search("(images|labels).idx", p.name, re.I) and p.name[0] != "."]
     files = [p for p in found if not os.path.isdir(p)]
     names = {_plain(p.name) for p in files}
     return files + [p / p.name for p in found if os.path.isfile(p / p.name) and _plain(p.name) not in names]
