@@ -203,6 +203,14 @@ def test_a_class_with_too_few_images_to_hold_some_out_is_refused_by_name(images,
     assert f"fraction of {fraction}; give" in error
 
 
+def test_a_class_of_which_none_would_be_held_out_is_refused(small):
+    train = small.train + Split(small.test.images[:3], torch.full((3,), 10))
+    data = Data(train, small.test, tuple(range(11)))
+    with pytest.raises(InputError, match="class 10 of .* has 3 training images, too few for a valid fraction of 0.1"):
+        data.hold_out(0.1)
+    assert data.hold_out(0.4).valid.labels.unique().tolist() == list(range(11))
+
+
 # --- IDX files ----------------------------------------------------------------------------------------------------
 
 
@@ -331,8 +339,9 @@ def test_a_test_table_with_labels_is_the_test_split(tmp_path, small):
         (lambda text: text.partition("\n")[0], "train.csv has no rows"),
         (lambda text: text.partition("\n")[2], "no class folders, but 3 files"),
         (lambda text: text.replace("label", "digit", 1), "no class folders, but 3 files"),
+        (lambda text: text.replace("label,", "", 1), "names 784 columns and has 785"),
     ],
-    ids=["high", "text", "negative", "short-row", "truncated", "short-header", "empty", "no-header", "no-label"],
+    ids=["high", "text", "negative", "short-row", "truncated", "short-header", "empty", "no-header", "no-label", "one-name-less"],
 )
 def test_a_table_with_an_error_is_refused(kaggle, spoil, message):
     path = kaggle / "train.csv"
