@@ -1,6 +1,7 @@
 """Folders as people have them: what is read, what is left out and said so, and what is refused in one sentence."""
 
 import gzip
+import os
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,9 @@ def test_a_test_folder_without_labels_is_left_out_and_said_once(images, parts, c
     shutil.rmtree(images / "valid")
     assert "--valid-fraction" in refused(images)
     assert [*load_data(images, 0.2).splits] == ["train", "valid"]
+    with pytest.raises(InputError, match="test images"):
+        load_evaluated(images)  # and not on those to train on
+    assert load_evaluated(images / "train")[0] == "all"
 
 
 def test_what_is_no_picture_is_left_out_and_said_once_with_its_count(images, caplog):
@@ -341,13 +345,31 @@ def test_a_test_table_with_labels_is_the_test_split(tmp_path, small):
         (lambda text: text.replace("label", "digit", 1), "no class folders, but 3 files"),
         (lambda text: text.replace("label,", "", 1), "names 784 columns and has 785"),
     ],
-    ids=["high", "text", "negative", "short-row", "truncated", "short-header", "empty", "no-header", "no-label", "one-name-less"],
+    ids=[
+        "high",
+        "text",
+        "negative",
+        "short-row",
+        "truncated",
+        "short-header",
+        "empty",
+        "no-header",
+        "no-label",
+        "one-name-less",
+    ],
 )
 def test_a_table_with_an_error_is_refused(kaggle, spoil, message):
     path = kaggle / "train.csv"
     path.write_text(spoil(path.read_text()))
     (kaggle / "test.csv").write_text("x")
     assert message in refused(kaggle, 0.2)
+
+
+def test_a_pipe_is_no_table(kaggle):
+    (kaggle / "train.csv").unlink()
+    os.mkfifo(kaggle / "train.csv")
+    with deadline():
+        refused(kaggle, 0.2)
 
 
 def test_images_without_labels_are_not_trained_on(kaggle):

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError, MissingData
 from ..recipes import MNIST, WITH_STROKES
 from .base import SIZE, Data, Split
-from .folders import SPLITS, load_folders, subfolders
+from .folders import SPLITS, TRAIN, find_split, load_folders, subfolders
 from .idx import idx_files, load_idx, read_digests, read_idx
 from .named import NAMED, load_named, usual_names
 from .tables import find_tables, load_tables
@@ -59,7 +59,8 @@ def load_evaluated(source: str | Path) -> tuple[str, Split, tuple[str, ...]]:
     name, split = data.evaluated
     if not len(split):
         name, split = "all", data.train
-        if _find(Path(source))[0] is not load_folders:
+        read, inner = _find(Path(source))
+        if read is not load_folders or find_split(inner, TRAIN):
             raise InputError(f"the test images of {source} are none; give a data set that has some")
     return name, split, data.classes
 

@@ -24,7 +24,7 @@ def load_folders(folder: Path, source: str) -> Data:
     is brought into MNIST's format as `predict` does, and those without ink are left out. So are files of other formats,
     and images that are in no class folder, as a whole test folder may be.
     """
-    train, *others = (_find_split(folder, names) for names in SPLITS)
+    train, *others = (find_split(folder, names) for names in SPLITS)
     if train is None and (other := next(filter(None, others), None)):
         raise InputError(f"{folder} has {other.name}/ but no {' or '.join(TRAIN)} folder beside it")
     train = train or folder
@@ -107,7 +107,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
 
 
-def _find_split(folder: Path, names: tuple[str, ...]) -> Path | None:
+def find_split(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder that bears one of the names, in any case. Raises InputError where there are several."""
     found = [name for name in subfolders(folder) if name.lower() in names]
     if len(found) > 1:
         raise InputError(f"{folder} has {' and '.join(found)}, which mean the same; keep one of them")

@@ -12,7 +12,8 @@ from .base import Data, Split
 
 def find_tables(folder: Path) -> list[Path]:
     """The CSV files that have images in their rows, such as train.csv and test.csv."""
-    return [p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".csv" and p.name[0] != "." and columns(p)]
+    files = [p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".csv" and p.name[0] != "." and p.is_file()]
+    return [p for p in files if columns(p)]
 
 
 def load_tables(folder: Path, source: str) -> Data:
