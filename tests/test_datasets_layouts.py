@@ -210,7 +210,7 @@ def test_a_class_with_too_few_images_to_hold_some_out_is_refused_by_name(images,
 def test_a_class_of_which_none_would_be_held_out_is_refused(small):
     train = small.train + Split(small.test.images[:3], torch.full((3,), 10))
     data = Data(train, small.test, tuple(range(11)))
-    with pytest.raises(InputError, match="class 10 of .* has 3 training images, too few for a valid fraction of 0.1"):
+    with pytest.raises(InputError, match=r"class 10 of .* has 3 training images, too few for a valid fraction of 0.1"):
         data.hold_out(0.1)
     assert data.hold_out(0.4).valid.labels.unique().tolist() == list(range(11))
 
