@@ -75,30 +75,36 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def walk(folder: str | Path, on_error: Callable[[OSError], None] = _raise) -> Iterator[Path]:
+def walk(
+    folder: str | Path,
+    on_error: Callable[[OSError], None] = _raise,
+    on_loop: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
     """The regular files in and below a folder, without hidden ones, in the order of their paths.
 
     Links are followed, but none into a folder that is above it, and broken ones are passed over. `on_error` gets the
-    OSError of what cannot be listed or looked at, and the rest follows.
+    OSError of what cannot be listed or looked at, and the rest follows. Where there is `on_loop`, it gets the links
+    that are not followed, and those into a folder that `folder` is in are none to follow either.
     """
-    pending = [(Path(folder), _above(folder))]  # with the folders above; no recursion, since a thousand may be nested
+    top = _above(folder) if on_loop else ()
+    pending = [(Path(folder), top)]  # with the folders above; no recursion, since a thousand may be nested
     while pending:
         path, above = pending.pop()
         try:
             status = path.stat()
             inside = sorted(path.iterdir(), reverse=True) if stat.S_ISDIR(status.st_mode) else []
         except OSError as e:
-            if path == Path(folder) or e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            if above == top or e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 on_error(e)
             continue
         here = status.st_dev, status.st_ino
         if stat.S_ISREG(status.st_mode):
             yield path
-        elif here in above:
-            log.warning("%s is a link to a folder that it is in, and is not followed", path)
-        else:
+        elif here not in above:
             above = (*above, here)
             pending += [(p, above) for p in inside if not p.name.startswith(".")]
+        elif on_loop:
+            on_loop(path)
 
 
 def _above(folder: str | Path) -> tuple[tuple[int, int], ...]:

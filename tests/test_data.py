@@ -466,11 +466,11 @@ def _removed_meanwhile(folder, monkeypatch):
 
 def _images_removed_meanwhile(folder, monkeypatch):
     walk = folders.walk
-    monkeypatch.setattr(folders, "walk", lambda path: [(p, p.unlink())[0] for p in walk(path)])
+    monkeypatch.setattr(folders, "walk", lambda path, **_: [(p, p.unlink())[0] for p in walk(path)])
 
 
 def _nested_too_deep(folder, monkeypatch):
-    def walk(path):
+    def walk(path, **_):
         return walk(path)
 
     monkeypatch.setattr(folders, "walk", walk)

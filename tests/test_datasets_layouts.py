@@ -147,9 +147,8 @@ def test_a_link_to_a_folder_above_is_not_followed_and_said(images, caplog):
         (images / link).symlink_to(target)
     with deadline():
         assert load_data(images).digests == digests
-    assert [line.partition(" is a link")[0] for line in said(caplog)] == [
-        str(images / name) for name in ("train/3/up", "train/5/loop", "test/4/self")
-    ]
+    first = images / "train" / "3" / "up"
+    assert said(caplog) == [f"left out: 3 links back to a folder above, the first {first}"]
 
 
 @pytest.mark.parametrize("target", [".", "..", "../.."])

@@ -36,7 +36,7 @@ def load_folders(folder: Path, source: str) -> Data:
         )
     if len(classes) < 2:
         raise InputError(f"{train} has 1 class folder, {classes[0]}; it needs two or more")
-    left_out: dict[str, list[Path]] = {"file": [], "unlabelled": [], "no ink": []}
+    left_out: dict[str, list[Path]] = {"file": [], "loop": [], "unlabelled": [], "no ink": []}
 
     def find(root: Path | None) -> list[tuple[Path, int]]:
         """The images' files, and their labels."""
@@ -51,7 +51,7 @@ def load_folders(folder: Path, source: str) -> Data:
             path = root / name
             if path.is_symlink() and root.resolve().is_relative_to(path.resolve()):
                 raise InputError(f"{path} is a link to a folder that it is in; remove it")
-            files = list(walk(path)) if path.is_dir() else []
+            files = list(walk(path, on_loop=left_out["loop"].append)) if path.is_dir() else []
             images = [p for p in files if p.suffix.lower() in SUFFIXES]
             left_out["file"] += [p for p in files if p.suffix.lower() not in SUFFIXES]
             if not images and root is train:
@@ -89,11 +89,12 @@ def load_folders(folder: Path, source: str) -> Data:
     valid, test = map(read, rest)
     kinds = ", ".join(sorted({p.suffix.lower() or "no suffix" for p in left_out["file"]}))
     why = {
-        "file": f"of another format ({kinds})",
-        "unlabelled": "in no class folder",
-        "no ink": "in which no ink was found",
+        "file": ("file", f"of another format ({kinds})"),
+        "loop": ("link", "back to a folder above"),
+        "unlabelled": ("picture", "in no class folder"),
+        "no ink": ("picture", "in which no ink was found"),
     }
-    if said := [f"{_counted(left_out[k])} {why[k]}, the first {left_out[k][0]}" for k in why if left_out[k]]:
+    if said := [f"{_counted(paths, *why[k])}, the first {paths[0]}" for k, paths in left_out.items() if paths]:
         log.warning("left out: %s", "; ".join(said))
     return Data(first, test, classes, valid, source, "pictures" if whole is None else "")
 
@@ -115,9 +116,8 @@ def find_split(folder: Path, names: tuple[str, ...]) -> Path | None:
     return folder / found[0] if found else None
 
 
-def _counted(files: list[Path]) -> str:
-    kind = "picture" if files[0].suffix.lower() in SUFFIXES else "file"
-    return f"{len(files):,} {kind}{'s' * (len(files) != 1)}"
+def _counted(paths: list[Path], kind: str, what: str = "") -> str:
+    return f"{len(paths):,} {kind}{'s' * (len(paths) != 1)} {what}".strip()
 
 
 def _content(folder: Path) -> str:
@@ -125,7 +125,7 @@ def _content(folder: Path) -> str:
     files = _files(folder)
     pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
     if pictures or len(files) != 1:
-        return f", but {_counted(pictures or files)}" if files else ""
+        return f", but {_counted(pictures or files, 'picture' if pictures else 'file')}" if files else ""
     return f", but {files[0].name}"
 
 
