@@ -14,6 +14,7 @@ from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.escape import printable
 from mnist_fastai.files import log, remove_abandoned
 
+from .draw import draw
 from .evaluate import evaluate
 from .export import export
 from .predict import predict
@@ -61,7 +62,7 @@ def _report(message) -> None:
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (train, reproduce, evaluate, export, tsne, predict):
+for command in (train, reproduce, evaluate, export, tsne, draw, predict):
     app.command()(command)
 
 

@@ -1,0 +1,28 @@
+// Which training images are nearest by features, and where among them a drawing lies on the map.
+
+import { numbers } from "./arrays.js";
+
+export const NEAREST = 10;
+const PLACED = 3;  // whose median position is the place, as embedding.transform begins with
+
+/** @typedef {{nearest: number[], place: number[]}} Found indices of images, nearest first, and x and y in [0, 1] */
+
+/** @param {import("./arrays.js").SampleData} sample @returns {(features: Float32Array) => Found} */
+export function makeNeighbors({ positions, mean, axes, features, scale }) {
+  const [n, width] = features.shape, all = numbers(features), points = numbers(positions);
+  const centre = numbers(mean), a = numbers(axes);
+  /** @param {number[]} values */
+  const median = values => values.sort((x, y) => x - y)[values.length >> 1] / 65535;
+  return values => {
+    const at = new Float32Array(width), distances = new Float32Array(n);
+    values.forEach((v, i) => {
+      for (let k = 0; k < width; k++) at[k] += (v - centre[i]) / scale * a[i * width + k];
+    });
+    for (let i = 0; i < n; i++) {
+      for (let k = 0; k < width; k++) distances[i] += (all[i * width + k] - at[k]) ** 2;
+    }
+    const nearest = [...distances.keys()].sort((i, j) => distances[i] - distances[j]).slice(0, NEAREST);
+    const around = nearest.slice(0, PLACED);
+    return { nearest, place: [0, 1].map(axis => median(around.map(i => points[2 * i + axis]))) };
+  };
+}
