@@ -169,28 +169,42 @@ def fuse(layers: list[nn.Module]) -> nn.Sequential:
     x = torch.zeros(1, 1, SIZE, SIZE)
     for layer in layers:
         before = out[-1] if out else None
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(before, nn.Conv2d) and layer.track_running_stats:
-            out[-1] = fuse_conv_bn_eval(before, layer.eval())
-        elif isinstance(layer, nn.BatchNorm1d) and isinstance(before, nn.Linear) and layer.track_running_stats:
-            out[-1] = fuse_linear_bn_eval(before, layer.eval())
+        if not _fits(layer, before, x):
+            raise _unfit(f"{layer} at this place")
+        if isinstance(layer, nn.BatchNorm2d):
+            out[-1] = fuse_conv_bn_eval(before, layer)
+        elif isinstance(layer, nn.BatchNorm1d):
+            out[-1] = fuse_linear_bn_eval(before, layer)
         elif not isinstance(layer, SKIPPED):
-            fits = {
-                nn.Conv2d: lambda c: (c.groups, c.dilation, c.padding_mode) == (1, (1, 1), "zeros")
-                and not isinstance(c.padding, str),
-                nn.Linear: lambda _: x.dim() == 2,
-                nn.MaxPool2d: lambda p: (_pair(p.padding), _pair(p.dilation), p.ceil_mode, p.return_indices)
-                == ((0, 0), (1, 1), False, False),
-                nn.AvgPool2d: lambda p: (_pair(p.padding), p.ceil_mode, p.divisor_override) == ((0, 0), False, None),
-                nn.Flatten: lambda f: (f.start_dim, f.end_dim) == (1, -1),
-                nn.BatchNorm1d: lambda _: False,
-                nn.BatchNorm2d: lambda _: False,
-            }.get(type(layer))
-            if fits and not fits(layer):
-                raise _unfit(f"{layer} at this place")
             out.append(layer)
         with torch.no_grad():
             x = layer(x)
     return nn.Sequential(*out)
+
+
+def _fits(layer: nn.Module, before: nn.Module | None, x: Tensor) -> bool:
+    match layer:
+        case nn.Conv2d():
+            return (
+                layer.groups == 1
+                and layer.dilation == (1, 1)
+                and layer.padding_mode == "zeros"
+                and (not isinstance(layer.padding, str))
+            )
+        case nn.Linear():
+            return x.dim() == 2
+        case nn.BatchNorm2d():
+            return isinstance(before, nn.Conv2d) and layer.track_running_stats
+        case nn.BatchNorm1d():
+            return isinstance(before, nn.Linear) and layer.track_running_stats
+        case nn.MaxPool2d():
+            simple = not layer.ceil_mode and not layer.return_indices
+            return simple and _pair(layer.padding) == (0, 0) and _pair(layer.dilation) == (1, 1)
+        case nn.AvgPool2d():
+            return not layer.ceil_mode and _pair(layer.padding) == (0, 0) and layer.divisor_override is None
+        case nn.Flatten():
+            return (layer.start_dim, layer.end_dim) == (1, -1)
+    return True
 
 
 def _pair(value) -> tuple[int, int]:

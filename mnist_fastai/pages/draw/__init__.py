@@ -13,7 +13,8 @@ from ...files import write_text
 from ..shared import fill
 
 HERE = Path(__file__).parent
-SCRIPTS = "arrays.js", "network.js", "ink.js", "neighbors.js", "paint.js", "map.js", "pad.js", "collect.js", "main.js"  # in order
+# in the order in which they need each other
+SCRIPTS = "arrays", "network", "ink", "neighbors", "paint", "map", "pad", "collect", "main"
 GREYS = 8  # of the training images that are shown; they take half the space that 256 would
 
 
@@ -26,7 +27,7 @@ def write_page(
     """Write the page. No network is asked for anything. The same input gives the same bytes."""
     images = np.rint(np.rint(images * ((GREYS - 1) / 255)) * (255 / (GREYS - 1))).astype(np.uint8)
     words = {"facts": html.escape(printable(facts)), "samples": f"{len(images):,}"}
-    script = "".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = "".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     # modules become one, since the scripts within a page cannot import each other
     words["script"] = re.sub(r"^import [^;]*;\n|^export (?=\w)", "", script, flags=re.M)
     words["style"] = (HERE / "style.css").read_text(encoding="utf-8")

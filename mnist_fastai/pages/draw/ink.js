@@ -13,6 +13,7 @@ const NEAR = 0.35, WIDEST = 1.5, LEAST = -1, MOST = 4;
  *   upper left corner is on the square, and how many of the square's pixels one of its own is */
 /** @typedef {{digits: number, image: Uint8Array<ArrayBuffer>, place: Place}} Drawing */
 
+const stack = new Int32Array(SIDE * SIDE);  // kept, since to make it takes as long as to use it
 const LEVELS = Float32Array.from({ length: 256 }, (_, i) => 1 - Math.fround((255 - i) / 255));
 /** @param {number} x to the nearest integer, the even one of two, as Python does */
 const round = x => Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x);
@@ -72,7 +73,7 @@ function otsu(ink) {
 /** Pieces of ink, 8-connected, largest first, and each pixel's piece, 0 for none. @param {Uint8Array} ink */
 function findParts(ink) {
   const threshold = Math.fround(Math.max(otsu(ink), CONTRAST)), faint = Math.fround(threshold / 2);
-  const labels = new Uint16Array(SIDE * SIDE), stack = new Int32Array(SIDE * SIDE);
+  const labels = new Uint16Array(SIDE * SIDE);
   /** @type {Part[]} */
   const parts = [];
   for (let start = 0; start < ink.length; start++) {

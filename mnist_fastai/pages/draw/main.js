@@ -64,13 +64,14 @@ const stages = trained.flatMap((layer, i) => {
   const name = `${trained[stage.i].kind === "conv" ? "Convolution" : "Linear layer"} ${n + 1}`;
   const figure = element(byId("layers"), "figure"), caption = element(figure, "figcaption");
   element(caption, "b", name);
-  caption.append(" " + stage.size);
+  caption.append(stage.size);
   const button = Object.assign(element(figure, "button", "", "maps"), { type: "button", ariaLabel: `Enlarge a map of ${name}` });
   const canvas = element(button, "canvas"), frame = element(button, "i");
   button.onclick = (/** @type {MouseEvent} */ event) => {
     const { columns, dx, dy } = grid(blank[stage.at]), scale = canvas.width / canvas.clientWidth;
     const k = Math.floor(event.offsetY * scale / dy) * columns + Math.floor(event.offsetX * scale / dx);
     look(n, event.detail ? Math.min(k, blank[stage.at].c - 1) : 0);  // a key press has no place
+    byId("lens").scrollIntoView({ block: "nearest" });
   };
   return { ...stage, name, canvas, frame };
 });
@@ -150,6 +151,7 @@ function showAnswer(p, best, digits) {
     row.className = c === best ? "best" : "";
   });
   let answer = "", note = "";
+  byId("bars").className = "";
   if (p) {
     const second = [...p.keys()].filter(c => c !== best).reduce((a, b) => p[b] > p[a] ? b : a, best ? 0 : p.length - 1);
     const new_ = layers === trained && detect ? detect(/** @type {any} */ (outputs)) : 0;
@@ -157,6 +159,7 @@ function showAnswer(p, best, digits) {
     else if (new_ > NOVEL) [answer, note] = ["No digit", `Unlike those that the network knows; most like ${classes[best]}`];
     else if (p[best] < lowConfidence) [answer, note] = ["Not sure", `${classes[best]}, or perhaps ${classes[second]}`];
     else [answer, note] = [classes[best], percent(p[best]) + " sure"];
+    if (answer !== classes[best]) byId("bars").className = "doubt";
     if (pad.loaded >= 0) note += `. Its label is ${classes[misclassified.labels[pad.loaded]]}`;
   }
   byId("answer").textContent = answer;
@@ -175,12 +178,14 @@ function showNeighbors(found) {
   nearest.forEach(({ item, canvas, name }, rank) => {
     const i = found && found.nearest[rank];
     item.hidden = i == null;
-    if (i == null) return;
+    if (i == null || i === item.image) return;
+    item.image = i;
     const columns = byId("sprite").naturalWidth / 28;
     pen(canvas).drawImage(byId("sprite"), 28 * (i % columns), 28 * Math.floor(i / columns), 28, 28, 0, 0, 28, 28);
     name.textContent = classes[sampleLabels[i]];
     item.style.setProperty("--color", colors[sampleLabels[i] % colors.length]);
   });
+  byId("nearest").hidden = layers !== trained;
   byId("nearest-none").hidden = layers === trained;
 }
 
@@ -221,8 +226,8 @@ misclassified.index.forEach((index, i) => {
   const pixels = Uint8Array.from(wrong.subarray(784 * i, 784 * (i + 1)));
   const label = classes[misclassified.labels[i]], prediction = classes[misclassified.predictions[i]];
   const button = element(element(byId("wrong"), "li"), "button");
-  Object.assign(button, { type: "button", ariaLabel: `Load test image ${index}: label ${label}, read as ${prediction}` });
-  paintImage(thumbnail(button), pixels);
+  button.type = "button";
+  paintImage(Object.assign(thumbnail(button), { role: "img", ariaLabel: `Load test image ${index}:` }), pixels);
   element(button, "span", `${label} → ${prediction}`);
   button.onclick = () => {
     pad.load(pixels, i);

@@ -22,11 +22,11 @@ export function makeMap(base, over, { sample, classes, colors }) {
   let mark = null;
   /** @type {number[]} */
   let nearest = [];
-  let frame = 0;
+  let frame = 0, size = 0, color = "", background = "";  // of the map; to ask for them each time takes milliseconds
 
   /** A cleared canvas as a square of side 1, its y upwards, and the length of a pixel in it. @param {HTMLCanvasElement} canvas */
   function open(canvas) {
-    const size = canvas.clientWidth || 300, context = pen(canvas), inner = size * (1 - 2 * MARGIN);
+    const context = pen(canvas), inner = size * (1 - 2 * MARGIN);
     const side = Math.round(size * devicePixelRatio);
     if (canvas.width !== side) canvas.width = canvas.height = side;
     context.setTransform(1, 0, 0, 1, 0, 0);
@@ -34,7 +34,7 @@ export function makeMap(base, over, { sample, classes, colors }) {
     context.scale(devicePixelRatio, devicePixelRatio);
     /** @param {number[]} point */
     const at = ([x, y]) => [size * MARGIN + inner * x, size * (1 - MARGIN) - inner * y];
-    return { context, at, size };
+    return { context, at };
   }
   /** @param {CanvasRenderingContext2D} context @param {number[]} point @param {number} radius */
   function dot(context, [x, y], radius) {
@@ -44,7 +44,9 @@ export function makeMap(base, over, { sample, classes, colors }) {
   const colorOf = (/** @type {number} */ label) => colors[label % colors.length];
 
   function paintImages() {
-    const { context, at, size } = open(base), style = getComputedStyle(base), radius = Math.max(1.6, size / 220);
+    size = base.clientWidth;
+    ({ color, backgroundColor: background } = getComputedStyle(base));
+    const { context, at } = open(base), radius = Math.max(1.6, size / 220);
     context.globalAlpha = 0.75;
     labels.forEach((label, i) => {
       context.fillStyle = colorOf(label);
@@ -52,8 +54,8 @@ export function makeMap(base, over, { sample, classes, colors }) {
       context.fill();
     });
     Object.assign(context, { globalAlpha: 1, textAlign: "center", textBaseline: "middle", lineJoin: "round", lineWidth: 5,
-      font: `650 ${classes.length > 10 ? 13 : 17}px system-ui, sans-serif`, fillStyle: style.color,
-      strokeStyle: style.backgroundColor });
+      font: `650 ${classes.length > 10 ? 13 : 17}px system-ui, sans-serif`, fillStyle: color,
+      strokeStyle: background });
     classes.forEach((name, label) => {
       const own = [...labels.keys()].filter(i => labels[i] === label);
       if (!own.length) return;
@@ -65,7 +67,7 @@ export function makeMap(base, over, { sample, classes, colors }) {
   }
 
   function paintDrawing() {
-    const { context, at, size } = open(over), { color, backgroundColor } = getComputedStyle(base);
+    const { context, at } = open(over);
     if (!mark || !place) return;
     mark = still.matches ? place : mark.map((v, axis) => v + EASE * (/** @type {number[]} */ (place)[axis] - v));
     if (Math.hypot(mark[0] - place[0], mark[1] - place[1]) < 0.002) mark = place;
@@ -85,16 +87,20 @@ export function makeMap(base, over, { sample, classes, colors }) {
       dot(context, at([points[2 * i], points[2 * i + 1]]), size / 220 + 2);
       context.stroke();
     }
-    for (const [extra, style] of /** @type {[number, string][]} */ ([[4, backgroundColor], [2, color], [-2, backgroundColor]])) {
+    for (const [extra, style] of /** @type {[number, string][]} */ ([[4, background], [2, color], [-2, background]])) {
       context.fillStyle = style;
       dot(context, at(mark), size / 60 + extra);
       context.fill();
     }
   }
 
-  new ResizeObserver(() => { paintImages(); paintDrawing(); }).observe(base);
+  const repaint = () => {
+    paintImages();
+    paintDrawing();
+  };
+  new ResizeObserver(repaint).observe(base);
   return {
-    repaint: paintImages,
+    repaint,
     /** Where the drawing lies, and its nearest images; none. @param {import("./neighbors.js").Found | null} found */
     show(found) {
       cancelAnimationFrame(frame);

@@ -14,12 +14,15 @@ export function makeNeighbors({ positions, mean, axes, features, scale }) {
   /** @param {number[]} values */
   const median = values => values.sort((x, y) => x - y)[values.length >> 1] / 65535;
   return values => {
-    const at = new Float32Array(width), distances = new Float32Array(n);
-    values.forEach((v, i) => {
-      for (let k = 0; k < width; k++) at[k] += (v - centre[i]) / scale * a[i * width + k];
-    });
+    const at = new Float64Array(width), distances = new Float32Array(n);
+    for (let i = 0; i < values.length; i++) {
+      const v = (values[i] - centre[i]) / scale;
+      for (let k = 0; k < width; k++) at[k] += v * a[i * width + k];
+    }
     for (let i = 0; i < n; i++) {
-      for (let k = 0; k < width; k++) distances[i] += (all[i * width + k] - at[k]) ** 2;
+      let sum = 0;
+      for (let k = 0, j = i * width; k < width; k++, j++) sum += (all[j] - at[k]) * (all[j] - at[k]);
+      distances[i] = sum;
     }
     const nearest = [...distances.keys()].sort((i, j) => distances[i] - distances[j]).slice(0, NEAREST);
     const around = nearest.slice(0, PLACED);

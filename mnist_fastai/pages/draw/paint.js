@@ -2,10 +2,10 @@
 
 /** @typedef {import("./network.js").Maps} Maps */
 /** @typedef {import("./network.js").Layer} Layer */
-/** @typedef {{fg: number[], bg: number[], tile: number[], plus: number[], minus: number[]}} Theme red, green, blue */
+/** @typedef {{fg: number[], ink: number[], tile: number[], plus: number[], minus: number[]}} Theme red, green, blue */
 
 /** @type {Theme} */
-export const theme = { fg: [], bg: [], tile: [], plus: [], minus: [] };
+export const theme = { fg: [], ink: [], tile: [], plus: [], minus: [] };
 
 /** Read the colours of the style sheet, which follow the device's light or dark mode. */
 export function readTheme() {
@@ -69,20 +69,20 @@ export function kernel({ kind, size: [h, w], inputs, outputs, weight }, output, 
   return { ...input, a: a.map((_, i) => a[(i % input.c) * n + Math.floor(i / input.c)]) };
 }
 
-/** Ink in the text's colour, and over it what speaks for the answer and against it.
+/** Ink, and over it what speaks for the answer and against it.
  *  @param {HTMLCanvasElement} canvas 392×392 @param {Uint8Array} ink @param {Float32Array | null} saliency 28×28
  *  @param {import("./ink.js").Place} place of it */
 export function paintInk(canvas, ink, saliency, place) {
   const context = pen(canvas), data = context.createImageData(canvas.width, canvas.height);
-  const words = new Uint32Array(data.data.buffer), [r, g, b] = theme.fg, color = (b << 16) | (g << 8) | r;
+  const words = new Uint32Array(data.data.buffer), [r, g, b] = saliency ? theme.ink : theme.fg, color = (b << 16) | (g << 8) | r;
   for (let i = 0; i < ink.length; i++) words[i] = (ink[i] << 24) | color;
   context.putImageData(data, 0, 0);
   if (!saliency) return;
   const over = new OffscreenCanvas(28, 28), small = /** @type {OffscreenCanvasRenderingContext2D} */ (over.getContext("2d"));
   const pixels = small.createImageData(28, 28), largest = saliency.reduce((m, v) => Math.max(m, Math.abs(v)), 1e-9);
   saliency.forEach((v, i) => {
-    setColor(pixels.data, i, Math.sign(v), theme.fg);
-    pixels.data[4 * i + 3] = 255 * Math.min(1, 1.5 * Math.abs(v) / largest);
+    setColor(pixels.data, i, Math.sign(v), theme.ink);
+    pixels.data[4 * i + 3] = 255 * Math.min(1, 2 * Math.abs(v) / largest);
   });
   small.putImageData(pixels, 0, 0);
   context.globalCompositeOperation = "source-atop";  // on ink alone
