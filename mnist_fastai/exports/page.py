@@ -132,6 +132,8 @@ def flatten(module: nn.Module) -> list[nn.Module]:
         return [module]
     if type(module).forward is nn.Sequential.forward:
         return [layer for child in module.children() for layer in flatten(child)]
+    if type(module).__module__.startswith("torch.nn."):
+        raise _unfit(type(module).__name__)
     try:
         graph = torch.fx.symbolic_trace(module).graph
     except Exception as e:  # tracing runs the user's code, which may raise anything
@@ -143,10 +145,7 @@ def flatten(module: nn.Module) -> list[nn.Module]:
             raise _unfit(f"{type(module).__name__}, which is no chain of layers")
         previous = [node]
         if node.op == "call_module":
-            layer = module.get_submodule(node.target)
-            if type(layer) is type(module):  # it is a leaf for torch.fx too
-                raise _unfit(type(layer).__name__)
-            layers += flatten(layer)
+            layers += flatten(module.get_submodule(node.target))
         elif node.op.startswith("call"):
             try:
                 layers.append(FUNCTIONS[node.target](*node.args[1:], **node.kwargs))

@@ -87,7 +87,7 @@ function look(stage, k) {
     Object.assign(frame.style, { left: 100 * left / width + "%", top: 100 * top / height + "%",
       width: 100 * (dx - 1) / width + "%", height: 100 * (dy - 1) / height + "%" });
   });
-  const { i, name, at } = stages[stage], weights = kernel(layers[i], k, blank[i]);
+  const { i, name, at } = stages[stage], weights = kernel(layers[i], k, blank[trained[i - 1]?.kind === "flatten" ? i - 1 : i]);
   byId("lens-name").textContent = `${name}, ${blank[at].h * blank[at].w === 1 ? "feature" : "map"} ${k + 1} of ${blank[at].c}`;
   const count = weights.h * weights.w === 1 ? `${weights.c} weights` : `${weights.w}×${weights.h}` + (weights.c > 1 ? `, for each of ${weights.c} maps` : "");
   byId("kernel-size").textContent = `Its ${layers[i].kind === "conv" ? "kernel" : "weights"}: ${count}`;
@@ -240,6 +240,7 @@ byId("misclassified").hidden = !misclassified.index.length;
 
 /** @type {{label: number, url: string}[]} */
 let kept = [];
+let isSaved = true;
 const counts = classes.map((name, label) => {
   const button = element(byId("labels"), "button", name);
   Object.assign(button, { type: "button", onclick: () => keep(label) });
@@ -250,6 +251,7 @@ const counts = classes.map((name, label) => {
 function keep(label) {
   if (!image) return;
   kept.push({ label, url: byId("seen").toDataURL("image/png") });
+  isSaved = false;
   pad.clear();
   showKept();
 }
@@ -260,17 +262,21 @@ function showKept() {
   byId("kept").textContent = kept.length === 1 ? "1 image" : `${kept.length} images`;
 }
 
-byId("drop").onclick = () => { kept.pop(); showKept(); };
+byId("drop").onclick = () => {
+  kept.pop();
+  showKept();
+};
 byId("download").onclick = () => {
   const files = kept.map(({ label, url }, i) => ({
     name: `my-digits/${folder(classes[label])}/${String(i + 1).padStart(4, "0")}.png`, bytes: bytes(url.split(",")[1]),
   }));
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(zip(files)), download: "my-digits.zip" });
   link.click();
+  isSaved = true;
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 };
 byId("collect").hidden = !contents.collect;
-addEventListener("beforeunload", event => { if (kept.length) event.preventDefault(); });
+addEventListener("beforeunload", event => { if (!isSaved) event.preventDefault(); });
 
 showKept();
 if (stages.length) look(0, 0);
@@ -286,10 +292,11 @@ Object.assign(globalThis, {
       const logits = forward(trained, images.subarray(784 * i, 784 * (i + 1)), mean, std)[trained.length].a;
       return logits.indexOf(Math.max(...logits));
     }),
-    /** Probabilities, novelty, and the place on the map of an image. @param {Uint8Array} pixels 28×28 */
-    scores: pixels => {
-      const maps = forward(trained, pixels, mean, std);
-      return { p: softmax(maps[trained.length].a, temperature), novelty: detect && detect(maps), ...neighbors(maps[featuresAt].a) };
+    /** What the network makes of an image. @param {Uint8Array} pixels 28×28 @param {number} output of the gradient */
+    scores: (pixels, output = 0) => {
+      const maps = forward(trained, pixels, mean, std), logits = maps[trained.length].a;
+      return { logits: [...logits], probabilities: softmax(logits, temperature), novelty: detect && detect(maps),
+        gradient: [...gradient(trained, maps, output)], ...neighbors(maps[featuresAt].a) };
     },
     pad, map,
     get image() { return image; },

@@ -140,7 +140,13 @@ function back(layer, x, y, d) {
       accumulate(e, i, inputs, weight, tap * inputs * outputs, count);
     });
   } else if (kind === "max") {
-    slide(layer, x, y, (o, i) => { for (let k = 0; k < x.c; k++) if (x.a[i + k] === y.a[o + k]) e[i + k] += d[o + k]; });
+    const rest = d.slice();  // of two equal ones, the first gets it, as in PyTorch
+    slide(layer, x, y, (o, i) => {
+      for (let k = 0; k < x.c; k++) if (x.a[i + k] === y.a[o + k]) {
+        e[i + k] += rest[o + k];
+        rest[o + k] = 0;
+      }
+    });
   } else {
     slide(layer, x, y, (o, i) => { for (let k = 0; k < x.c; k++) e[i + k] += d[o + k] / (size[0] * size[1]); });
   }
