@@ -505,7 +505,7 @@ def test_labelled_drawings_are_downloaded_as_a_folder_to_train_on(browser, cli, 
         (data.classes[label], image.tobytes()) for image, label in zip(both.images.numpy(), both.labels, strict=True)
     ]
     assert sorted(found) == sorted((name, image.tobytes()) for name, image in kept)
-    code, _, err = cli("train", "--arch", "lenet", "--data", tmp_path / "my-digits", "--valid-fraction", 0.5, "-n", 1)
+    code, _, err = cli("train", "--arch", "lenet", "--data", tmp_path / "my-digits", "--valid-fraction", 0.5, "-n", 1, "--batch-size", 2)
     assert code == 0, err
 
 

@@ -72,12 +72,13 @@ function otsu(ink) {
 
 /** Pieces of ink, 8-connected, largest first, and each pixel's piece, 0 for none. @param {Uint8Array} ink */
 function findParts(ink) {
-  const threshold = Math.fround(Math.max(otsu(ink), CONTRAST)), faint = Math.fround(threshold / 2);
+  const threshold = Math.max(otsu(ink), CONTRAST), [strong, faint] = [threshold, threshold / 2].map(
+    least => LEVELS.findIndex(level => level >= Math.fround(least)));
   const labels = new Uint16Array(SIDE * SIDE);
   /** @type {Part[]} */
   const parts = [];
   for (let start = 0; start < ink.length; start++) {
-    if (labels[start] || LEVELS[ink[start]] < threshold) continue;
+    if (ink[start] < strong || labels[start]) continue;
     const part = { number: parts.length + 1, area: 0, left: SIDE, top: SIDE, right: 0, bottom: 0 };
     let n = 1;
     stack[0] = start;
@@ -92,7 +93,7 @@ function findParts(ink) {
       for (let v = Math.max(0, y - 1); v <= Math.min(SIDE - 1, y + 1); v++) {
         for (let u = Math.max(0, x - 1); u <= Math.min(SIDE - 1, x + 1); u++) {
           const q = v * SIDE + u;
-          if (labels[q] || LEVELS[ink[q]] < faint) continue;
+          if (ink[q] < faint || labels[q]) continue;
           labels[q] = part.number;
           stack[n++] = q;
         }
@@ -143,20 +144,31 @@ function bring(ink, labels, parts) {
   const numbers = new Set(parts.map(p => p.number)), box = around(parts);
   const left = Math.max(0, box.left - 2), top = Math.max(0, box.top - 2);
   const w = Math.min(SIDE, box.right + 2) - left, h = Math.min(SIDE, box.bottom + 2) - top;
-  const a = new Float32Array(w * h), core = [];
-  for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
-    const p = (top + y) * SIDE + left + x;
-    if (!numbers.has(labels[p])) continue;
-    core.push(LEVELS[ink[p]]);
-    for (let v = Math.max(0, y - 2); v <= Math.min(h - 1, y + 2); v++) {  // strokes are anti-aliased beyond the mask
-      for (let u = Math.max(0, x - 2); u <= Math.min(w - 1, x + 2); u++) {
-        if (!a[v * w + u]) a[v * w + u] = LEVELS[ink[(top + v) * SIDE + left + u]];
-      }
-    }
+  const a = new Float32Array(w * h), counts = new Int32Array(256), own = new Uint8Array(labels.length);
+  for (let y = 0, i = 0; y < h; y++) for (let x = 0, p = (top + y) * SIDE + left; x < w; x++, p++, i++) {
+    if (!labels[p] || !numbers.has(labels[p])) continue;
+    own[p] = 1;
+    counts[ink[p]]++;
   }
-  const sorted = Float32Array.from(core).sort(), at = 0.8 * (core.length - 1), low = Math.floor(at);
-  const full = Math.max(0.05, sorted[low] + (at - low) * (sorted[Math.ceil(at)] - sorted[low]));
+  for (let y = 0, i = 0; y < h; y++) for (let x = 0, p = (top + y) * SIDE + left; x < w; x++, p++, i++) {
+    let near = own[p];  // strokes are anti-aliased beyond the mask
+    if (!near && ink[p]) for (let v = -2; v <= 2; v++) for (let u = -2; u <= 2; u++) near |= own[p + v * SIDE + u];
+    if (near) a[i] = LEVELS[ink[p]];
+  }
+  const full = Math.max(0.05, percentile(counts, 0.8));
   return fit(usualStrokes(trim({ h, w, a: a.map(v => Math.min(1, v / full)), x: left, y: top, unit: 1 })));
+}
+
+/** The level below which a share of the ink is, between two of it in proportion. @param {Int32Array} counts of levels
+ *  @param {number} share */
+function percentile(counts, share) {
+  const at = share * (counts.reduce((a, b) => a + b) - 1);
+  const [low, high] = [Math.floor(at), Math.ceil(at)].map(rank => {
+    let level = 0;
+    for (let below = counts[0]; below <= rank; below += counts[++level]);
+    return LEVELS[level];
+  });
+  return low + (at % 1) * (high - low);
 }
 
 /** @param {Patch} p @returns {Patch} */

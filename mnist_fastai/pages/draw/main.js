@@ -130,7 +130,7 @@ function update() {
   const saliency = outputs && byId("saliency").checked ? gradient(layers, outputs, best) : null;
   paintInk(byId("pad"), pad.ink, saliency && saliency.map((g, i) => g * /** @type {Uint8Array} */ (image)[i]),
     found ? found.place : { x: 0, y: 0, size: SIDE });
-  byId("hint").hidden = !pad.isBlank;
+  byId("hint").hidden = found !== null || !pad.isBlank;
   showAnswer(p, best, found ? found.digits : 0);
   for (const { canvas, at } of stages) paintMaps(canvas, (outputs ?? blank)[at], !outputs);
   if (stages.length) paintLens();

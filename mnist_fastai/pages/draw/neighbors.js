@@ -14,7 +14,9 @@ export function makeNeighbors({ positions, mean, axes, features, scale }) {
   /** @param {number[]} values */
   const median = values => values.sort((x, y) => x - y)[values.length >> 1] / 65535;
   return values => {
-    const at = new Float64Array(width), distances = new Float32Array(n);
+    const at = new Float64Array(width);
+    /** @type {{i: number, d: number}[]} */
+    const found = [];
     for (let i = 0; i < values.length; i++) {
       const v = (values[i] - centre[i]) / scale;
       for (let k = 0; k < width; k++) at[k] += v * a[i * width + k];
@@ -22,9 +24,11 @@ export function makeNeighbors({ positions, mean, axes, features, scale }) {
     for (let i = 0; i < n; i++) {
       let sum = 0;
       for (let k = 0, j = i * width; k < width; k++, j++) sum += (all[j] - at[k]) * (all[j] - at[k]);
-      distances[i] = sum;
+      if (found.length === NEAREST && sum >= found[NEAREST - 1].d) continue;
+      found.splice(found.findLastIndex(({ d }) => d <= sum) + 1, 0, { i, d: sum });
+      found.length = Math.min(found.length, NEAREST);
     }
-    const nearest = [...distances.keys()].sort((i, j) => distances[i] - distances[j]).slice(0, NEAREST);
+    const nearest = found.map(({ i }) => i);
     const around = nearest.slice(0, PLACED);
     return { nearest, place: [0, 1].map(axis => median(around.map(i => points[2 * i + axis]))) };
   };

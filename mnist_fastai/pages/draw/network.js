@@ -123,7 +123,10 @@ export function gradient(layers, maps, output) {
 function back(layer, x, y, d) {
   const { kind, size, inputs, outputs } = layer, n = x.h * x.w, e = new Float32Array(x.a.length);
   if (kind === "flatten") return e.map((_, i) => d[(i % x.c) * n + Math.floor(i / x.c)]);
-  if (kind === "relu") return d.map((g, i) => y.a[i] > 0 ? g : 0);
+  if (kind === "relu") {
+    for (let i = 0; i < e.length; i++) e[i] = y.a[i] > 0 ? d[i] : 0;
+    return e;
+  }
   if (kind === "tanh") return d.map((g, i) => g * (1 - y.a[i] * y.a[i]));
   if (outputs) {
     const weight = transposed(layer);
