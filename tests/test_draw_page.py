@@ -139,7 +139,7 @@ def shipped(tmp_path_factory) -> Shipped:
     It has the detector of model.onnx: to fit it anew takes 15 s, and gives the same.
     """
     model = onnx.load(pretrained() / "model.onnx")
-    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    arrays = {i.name: np.array(onnx.numpy_helper.to_array(i)) for i in model.graph.initializer}
     facts = {p.key: p.value for p in model.metadata_props}
     usual, most = (float(arrays[name]) for name in ("select", "select_1"))
     buffers = {n.removeprefix("detector."): a for n, a in arrays.items() if n.startswith("detector.")}
