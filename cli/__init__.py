@@ -15,6 +15,7 @@ from mnist_fastai.escape import printable
 from mnist_fastai.files import log, remove_abandoned
 
 from .draw import draw
+from .ensemble import ensemble
 from .evaluate import evaluate
 from .export import export
 from .predict import predict
@@ -62,7 +63,7 @@ def _report(message) -> None:
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (train, reproduce, evaluate, export, tsne, draw, predict):
+for command in (train, reproduce, ensemble, evaluate, export, tsne, draw, predict):
     app.command()(command)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .dataloader import dataloaders
     from .datasets import Data, Split, load_data
     from .embedding import embed, transform
+    from .ensembling import ensemble
     from .errors import InputError, MissingData, RunError
     from .evaluation import forward, metrics
     from .exports import Exported, export
@@ -36,7 +37,7 @@ __version__ = "0.1.0"
 __all__ = [  # noqa: RUF022  in the order of the pipeline
     "Recipe", "RECIPES", "load_recipe",
     "Data", "Split", "load_data", "dataloaders",
-    "make_learner", "fit", "resume", "load_run", "Run", "pretrained",
+    "make_learner", "fit", "resume", "ensemble", "load_run", "Run", "pretrained",
     "forward", "metrics", "evaluate", "Evaluation", "embed", "transform", "export", "Exported",
     "Session", "Classifier", "preprocess", "read_image",
     "InputError", "MissingData", "RunError",
@@ -48,6 +49,7 @@ _MODULES = {
     "dataloader": "dataloaders",
     "learner": "make_learner load_run",
     "train": "fit resume",
+    "ensembling": "ensemble",
     "run": "Run pretrained",
     "evaluation": "forward metrics",
     "report": "evaluate Evaluation",

@@ -25,7 +25,7 @@ from .dataloader import LazyDataLoaders, dataloaders, empty_dataloaders
 from .datasets import Data, load_data
 from .errors import InputError, MissingData
 from .files import write_bytes
-from .models import ARCHS
+from .models import ARCHS, Ensemble
 from .recipes import PASSED, Recipe
 from .resolve import is_importable, resolve
 from .run import Run
@@ -283,6 +283,8 @@ def find_model(run: Run, model=None, allow_import: bool = False):
     Raises InputError where it is neither given nor may be imported.
     """
     passed = run.facts.get("passed", {}).get("model", "")
+    if members := run.facts.get("members"):
+        return Ensemble((_member(run, values, allow_import) for values in members), members)
     if model is not None or not (passed or ":" in run.recipe.arch):
         return model
     if passed and not is_importable(passed):
@@ -291,6 +293,14 @@ def find_model(run: Run, model=None, allow_import: bool = False):
         needed = passed or run.recipe.arch
         raise InputError(f"{run.path} needs {needed}, which is code; give --allow-import, or allow_import=True")
     return resolve("model", passed) if passed else None
+
+
+def _member(run: Run, values: dict, allow_import: bool) -> nn.Module:
+    """The model, with random weights, of the recipe of one of a run's members."""
+    recipe = Recipe.from_dict(values)
+    if recipe.imports and not allow_import:
+        raise InputError(f"{run.path} needs {recipe.arch}, which is code; give --allow-import, or allow_import=True")
+    return _build(recipe, len(run.classes), None)[0]
 
 
 def read_data(run: Run, source: str | Path | None = None) -> Data:

@@ -20,7 +20,7 @@ MAX_DOTS = 100  # in one of its lines: tomllib takes 5 s for a key of 16,000 par
 
 MNIST, WITH_STROKES = "mnist", "mnist+strokes"  # the embedded sources of data; both report on MNIST's test images
 PASSED = "passed to fit"  # a source of data that is neither embedded nor a folder
-ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deep-relu-after-pooling", "deeper", "alexnet")
+ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deep-relu-after-pooling", "deeper", "alexnet", "vgg")
 INITS = ("torch", "xavier")
 OPTS = ("adam", "sgd", "nesterov")
 SCHEDULES = ("constant", "one-cycle")

@@ -30,6 +30,7 @@ from .errors import InputError
 from .evaluation import forward, metrics
 from .files import owned, temporary_folder, write_bytes
 from .learner import check_data, find_device, find_schedule, make_learner, read_data, write_learner
+from .models import Ensemble
 from .recipes import Recipe
 from .resolve import describe
 from .run import FORMAT, Run, check_new, versions
@@ -85,6 +86,8 @@ def fit(
             "input": {"normalize": stats, "format": data.format},
             "passed": passed.described(),
         }
+        if isinstance(model, Ensemble):
+            facts["members"] = model.recipes
         return _train(Run.create(recipe, out, facts), learner, passed, data, console)
 
 

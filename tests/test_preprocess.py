@@ -217,6 +217,16 @@ def test_several_digits_are_read_from_left_to_right(digits_to_draw, classify):
     assert right >= 18  # of 20
 
 
+@pytest.mark.parametrize("multi", [False, True])
+@pytest.mark.parametrize("y", [50, 150])  # a minus sign, and what is left of a line
+def test_a_dash_beside_a_digit_is_no_digit(y, multi, digits_to_draw, classify, novelty):
+    page = np.zeros((160, 260), np.float32)
+    seven = pen(digits_to_draw[0], 100)
+    page[30 : 30 + seven.shape[0], 130 : 130 + seven.shape[1]] = seven
+    page[y - 4 : y + 2, 40:90] = 1
+    assert read(page, classify, novelty, multi) == [7]
+
+
 def test_the_figure_shows_every_step_of_every_digit(digits_to_draw):
     steps = preprocess(read_image(jpeg(coloured(row(digits_to_draw[:3], 40)))))
     titles = [axes.get_title() for axes in plots.preprocessing(steps, "photo.jpg").get_axes()]

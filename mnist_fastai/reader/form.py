@@ -30,6 +30,7 @@ THIN, TYPICAL, THICK = 1.6, 2.4, 4.2
 # Whether two pieces of ink are one digit, and one piece is two
 NEAR = 0.35  # the greatest distance of a digit's strokes, in its long sides
 WIDEST = 1.5  # the greatest width of a digit, in heights
+BAR = 3  # the width in heights, and the height of another digit, of a dash or of what is left of a line
 # Weights of logistic regressions (benchmarks/segmentation.py); the last is of the novelty of two less that of one
 JOIN = np.array([7.76, 0.29, -5.4, 4.77])  # 1, distance, width / height
 SPLIT = np.array([-8.36, 6.2, -0.96, -6.55])  # 1, width / height, share of the rows in which ink is cut
@@ -122,8 +123,14 @@ def _read_page(
     if novelty is not None:
         for row in _in_rows(found) if multi else [list(found)]:
             _join(row, found, labels, printed, bring, novelty, multi)
-        if multi:
-            _split(found, labels, printed, bring, novelty)
+    boxes = _boxes(labels)
+    tallest = max((bottom - top for _, top, _, bottom in boxes.values()), default=0)
+    for k, (left, top, right, bottom) in boxes.items():
+        if BAR * (bottom - top) < min(right - left, tallest):
+            labels[labels == k] = 0
+            del found[k]
+    if novelty is not None and multi:
+        _split(found, labels, printed, bring, novelty)
     order = [k for row in _in_rows(found) for k in row if found[k].image.any()]
     digit_of = np.zeros(labels.max() + 1, np.uint16)
     digit_of[order] = np.arange(1, len(order) + 1)

@@ -119,9 +119,11 @@ def read_raw(source: Source) -> np.ndarray:
 
 def resize(picture: np.ndarray, shape: tuple[int, int], how=Image.Resampling.BILINEAR) -> np.ndarray:
     """Float32 [h, w] of any picture [H, W], `shape` being (h, w)."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture, np.float32)).resize(shape[::-1], how))
+    picture = np.ascontiguousarray(picture, np.float32)
+    return picture if picture.shape == shape else np.asarray(Image.fromarray(picture).resize(shape[::-1], how))
 
 
 def reduce(picture: np.ndarray, long: int) -> np.ndarray:
     """Shrink by area averaging over a whole number of pixels, until the long side has at most `long`."""
-    return np.asarray(Image.fromarray(picture).reduce(-(-max(picture.shape) // long)))
+    factor = -(-max(picture.shape) // long)
+    return picture if factor == 1 else np.asarray(Image.fromarray(picture).reduce(factor))
