@@ -21,7 +21,7 @@ from mnist_fastai.models import ARCHS, alexnet
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
     """A map of few images takes a second, and not ten."""
-    monkeypatch.setattr(page, "SAMPLES", 200)
+    monkeypatch.setattr(page, "SAMPLES", (200, 200))
 
 
 def data_of(path: Path) -> dict:
@@ -158,6 +158,16 @@ def networks() -> dict[str, nn.Module]:
     models = {name: make(10) for name, make in ARCHS.items() if name != "alexnet"}
     models |= {"own": Own(), "flat": nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10))}
     return {name: randomized(model) for name, model in models.items()}
+
+
+def test_a_large_network_leaves_room_for_fewer_images_on_the_map(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "SAMPLES", (50, 300))
+    assert data_of(draw(run, tmp_path / "a.html").path)["sample"]["labels"]["shape"] == [300]
+    for size, n in ((200_000, 50), (250_000, None)):
+        monkeypatch.setattr(page, "BYTES", size)
+        drawn = draw(run, tmp_path / "b.html")
+        (found,) = data_of(drawn.path)["sample"]["labels"]["shape"]
+        assert found == n or (n is None and 50 < found < 300 and drawn.bytes < size)
 
 
 @pytest.mark.parametrize("name", networks())

@@ -155,7 +155,7 @@ def shipped(tmp_path_factory) -> Shipped:
         return record
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exports, "SAMPLES", 1000)
+        patch.setattr(exports, "SAMPLES", (1000, 1000))
         patch.setattr(exports.Reference, "calibrated", calibrated)
         for name in ("forward", "embed"):
             patch.setattr(exports, name, recorded(getattr(exports, name)))
@@ -315,6 +315,11 @@ def test_two_digits_and_no_digit_are_said_as_predict_says_them(browser, session)
     browser.click_on("#clear")
     browser.draw(DIGITS["5"])  # its bar lies apart
     assert browser.answer() == "5"
+    browser.click_on("#clear")
+    browser.draw([*moved(DIGITS["7"], 0, 0.2, 0.6), [(0.7, 0.5), (0.95, 0.5)]])  # a dash is none
+    assert browser.answer() == "7"
+    (digit,) = preprocess(255 - browser.ink(), session.novelty).digits
+    assert np.abs(browser.image().astype(int) - digit.image).max() <= 2
 
 
 def test_undo_and_clear_by_buttons_and_keys(browser):

@@ -27,6 +27,7 @@ from ..evaluation import Forward, forward
 from ..files import check_folder
 from ..learner import read_data
 from ..maps import choose
+from ..models import MaxAndMean
 from ..pages.draw import write_page
 from ..reader.form import JOIN
 from ..reader.image import SIZE
@@ -36,12 +37,15 @@ from .check import Reference, compare
 from .detector import Detector
 
 WEIGHTS = "int8", "float16"  # the first that changes no class is taken
-SAMPLES = 2000  # training images on the map; with 4,000, the shipped model's page has more than 1 MB
+SAMPLES = 500, 2000  # training images on the map, the least and the most, so that the page has less than BYTES
+BYTES = 1_000_000
+SCRIPTS = 100_000  # bytes of the page beside its arrays
+SAMPLE = 200  # bytes of an image on the map with its features
 MISCLASSIFIED = 40  # test images to mend, at most
 SKIPPED = nn.Dropout, nn.Dropout2d, nn.Identity  # which do nothing in evaluation
 LAYERS = (
     nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d, nn.Flatten,
-    *SKIPPED,
+    MaxAndMean, *SKIPPED,
 )  # fmt: skip
 FUNCTIONS = {  # what a `forward` may call in place of a layer
     F.relu: nn.ReLU, torch.relu: nn.ReLU, "relu": nn.ReLU,
@@ -96,11 +100,9 @@ def draw(
             break
     else:
         raise RunError(f"the page's network gives {wrong} images another class than {run.path}; it was not written")
-    sample = source.train[choose(source.train.labels.numpy(), min(SAMPLES, len(source.train)), seed=0)]
-    say(console, f"mapping {len(sample):,} training images")
     calibrated = reference.calibrated
     mean, std = run.normalize or (0.0, 1.0)
-    contents = {
+    contents: dict = {
         "classes": list(run.classes),
         "layers": [describe(layer, weights) for layer in layers],
         "mean": mean,
@@ -109,13 +111,17 @@ def draw(
         "lowConfidence": calibrated.low_confidence if calibrated else LOW_CONFIDENCE,
         "detector": None,
         "join": JOIN.tolist(),
-        "sample": describe_sample(outputs(network[: last_linear(network)], sample, run).numpy(), sample),
         "misclassified": find_misclassified(expected, images),
         "collect": collect,
     }
     if calibrated and calibrated.detector:
         taps = find_taps(learner.model[0], last_linear(network))
         contents["detector"] = {"taps": taps, **describe_detector(calibrated.detector)}
+    room = BYTES - SCRIPTS - 4 / 3 * sum(array.nbytes for array in find_arrays(contents))
+    n = min(int(np.clip(room / SAMPLE, *SAMPLES)), len(source.train))
+    sample = source.train[choose(source.train.labels.numpy(), n, seed=0)]
+    say(console, f"mapping {n:,} training images")
+    contents["sample"] = describe_sample(outputs(network[: last_linear(network)], sample, run).numpy(), sample)
     correct = float((expected.logits.argmax(1) == expected.labels).float().mean())
     parameters = sum(p.numel() for p in learner.model.parameters())
     facts = f"{run.recipe.name}: {parameters:,} parameters, {correct:.2%} of {len(images):,} {name} images right"
@@ -263,6 +269,14 @@ def describe(layer: nn.Module, format: str) -> dict:
         kind = "max" if isinstance(layer, nn.MaxPool2d) else "average"
         return {"kind": kind, "size": _pair(layer.kernel_size), "stride": _pair(layer.stride)}
     return {"kind": type(layer).__name__.lower()}
+
+
+def find_arrays(value) -> list[np.ndarray]:
+    """The arrays in dicts and lists."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [array for part in parts for array in find_arrays(part)]
 
 
 def find_taps(body: nn.Module, features: int) -> list[dict]:

@@ -3,7 +3,7 @@
 /** @typedef {{type: string, shape: number[], data: string}} Packed an array, little-endian, in base64 */
 /**
  * @typedef {object} LayerData a layer of the network, in the order of computation
- * @property {"conv" | "linear" | "max" | "average" | "relu" | "tanh" | "flatten"} kind
+ * @property {"conv" | "linear" | "max" | "average" | "relu" | "tanh" | "flatten" | "maxandmean"} kind
  * @property {Packed} [weight] [kernel height, kernel width, inputs, outputs], or [inputs, outputs]
  * @property {Packed} [scale] what to multiply the weights of each output with
  * @property {Packed} [bias]

@@ -4,7 +4,7 @@
 export const SIDE = 392;  // pixels of the square, 14 per pixel of MNIST's
 export const SIZE = 28;
 const BOX = 20, THIN = 1.6, TYPICAL = 2.4, THICK = 4.2, CONTRAST = 0.06;  // of the reader
-const NEAR = 0.35, WIDEST = 1.5, LEAST = -1, MOST = 4;
+const NEAR = 0.35, WIDEST = 1.5, BAR = 3, LEAST = -1, MOST = 4;
 
 /** @typedef {{left: number, top: number, right: number, bottom: number}} Box right and bottom excluded */
 /** @typedef {Box & {number: number, area: number}} Part a connected piece of ink */
@@ -36,21 +36,23 @@ const around = boxes => ({
  */
 export function read(ink, novelty, join) {
   const { labels, parts } = findParts(ink);
-  const groups = group(parts);
+  let groups = group(parts);
+  if (groups.length === 2 && novelty && joins(groups)) groups = [groups.flat()];
+  const tallest = Math.max(0, ...groups.map(g => height(around(g))));
+  groups = groups.map(around).flatMap((b, i) => BAR * height(b) < Math.min(width(b), tallest) ? [] : [groups[i]]);
   if (!groups.length) return null;
   const whole = bring(ink, labels, groups.flat());
-  const digits = groups.length === 2 && novelty && joins(groups, whole) ? 1 : groups.length;
-  return whole.image.some(v => v) ? { digits, ...whole } : null;
+  return whole.image.some(v => v) ? { digits: groups.length, ...whole } : null;
 
-  /** @param {Part[][]} pair @param {{image: Uint8Array}} one */
-  function joins([a, b], one) {
+  /** @param {Part[][]} pair */
+  function joins([a, b]) {
     const box = around([...a, ...b]), h = height(box), w = width(box), wanted = /** @type {Function} */ (novelty);
     if (w > WIDEST * h) return false;
     const apart = gap(labels, a, b, box) / Math.max(h, w);
     if (apart > NEAR) return false;
     /** @param {Uint8Array[]} images */
     const worst = images => Math.min(MOST, Math.max(LEAST, ...images.map(image => wanted(image))));
-    const less = worst([a, b].map(part => bring(ink, labels, part).image)) - worst([one.image]);
+    const less = worst([a, b].map(part => bring(ink, labels, part).image)) - worst([bring(ink, labels, [...a, ...b]).image]);
     return join[0] + join[1] * apart + join[2] * w / h + join[3] * less > 0;
   }
 }

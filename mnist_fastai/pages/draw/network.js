@@ -77,6 +77,14 @@ function apply(layer, x) {
     const n = x.h * x.w, c = x.a.length;
     return { h: 1, w: 1, c, a: x.a.map((_, i) => x.a[(i % n) * x.c + Math.floor(i / n)]) };
   }
+  if (kind === "maxandmean") {
+    const n = x.h * x.w, c = x.c, y = { h: 1, w: 1, c: 2 * c, a: new Float32Array(2 * c).fill(-Infinity, 0, c) };
+    x.a.forEach((v, i) => {
+      y.a[i % c] = Math.max(y.a[i % c], v);
+      y.a[c + i % c] += v / n;
+    });
+    return y;
+  }
   if (kind === "relu") {
     const y = x.a.slice();
     for (let i = 0; i < y.length; i++) if (y[i] < 0) y[i] = 0;  // four times as fast as `map`
@@ -126,6 +134,11 @@ function back(layer, x, y, d) {
   if (kind === "relu") {
     for (let i = 0; i < e.length; i++) e[i] = y.a[i] > 0 ? d[i] : 0;
     return e;
+  }
+  if (kind === "maxandmean") {  // of equal ones, each gets its share
+    const c = x.c, equal = new Float32Array(c);
+    x.a.forEach((v, i) => { equal[i % c] += +(v === y.a[i % c]); });
+    return e.map((_, i) => (x.a[i] === y.a[i % c] ? d[i % c] / equal[i % c] : 0) + d[c + i % c] / n);
   }
   if (kind === "tanh") return d.map((g, i) => g * (1 - y.a[i] * y.a[i]));
   if (outputs) {
