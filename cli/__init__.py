@@ -15,6 +15,7 @@ from mnist_fastai.escape import printable
 from mnist_fastai.files import log, remove_abandoned
 
 from .data import data
+from .draw import draw
 from .ensemble import ensemble
 from .evaluate import evaluate
 from .export import export
@@ -63,7 +64,7 @@ def _report(message) -> None:
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (train, reproduce, ensemble, evaluate, export, tsne, predict):
+for command in (train, reproduce, ensemble, evaluate, export, tsne, draw, predict):
     app.command()(command)
 app.add_typer(data, name="data")
 

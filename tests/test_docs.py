@@ -101,10 +101,10 @@ def test_the_file_tree_of_the_readme_is_that_of_the_repository():
     tree = next(block for block in blocks("text", "README.md") if "recipes.py" in block)
     folder, named = ROOT, set()
     for line in tree.splitlines():
-        name = line.split()[0]
         folder = ROOT if not line.startswith(" ") else ROOT / "mnist_fastai"
-        assert (folder / name).exists(), name
-        named.add(name)
+        for name in line.strip().partition("  ")[0].split():
+            assert (folder / name).exists(), name
+            named.add(name)
     modules = {p.name for p in (ROOT / "mnist_fastai").glob("*.py")} - {"__init__.py"}
     assert modules <= named
 
