@@ -9,10 +9,9 @@ from pathlib import Path
 import click
 import pytest
 import typer.cli
+from mnist_fastai.cli import app
 from PIL import Image
 from zygote import call
-
-from mnist_fastai.cli import app
 
 ROOT = Path(__file__).parent.parent
 # docs/data.md, extending.md, clusters.md and draw.md have tests of their own, and evaluation.md's commands take minutes
