@@ -47,6 +47,8 @@ class Commands(TyperGroup):
             code, message = 1, f"{e.filename or 'a file'} cannot be used ({e.strerror or e}); repeat the command"
         except KeyboardInterrupt as e:
             code, message = 128 + (_signals[-1] if _signals else signal.SIGINT), str(e) or "stopped"
+            if os.environ.get("RANK", "0") != "0":  # under torchrun, which ends all processes: the first says so
+                raise typer.Exit(code) from None
         _report(message)
         raise typer.Exit(code)
 

@@ -80,13 +80,14 @@ def train(
     from rich.console import Console
 
     from mnist_fastai import train
+    from mnist_fastai.distributed import is_first
     from mnist_fastai.run import check_new
     from mnist_fastai.trackers import make_tracker
 
-    console = None if quiet else Console(stderr=as_json)
+    console = None if quiet or not is_first() else Console(stderr=as_json)
     if dry_run and out:
         check_new(out)
-    cbs = [make_tracker(log_to)] if log_to else []
+    cbs = [make_tracker(log_to)] if log_to and is_first() else []
     if dry_run:
         metrics, path = train.dry_run(chosen, device=device, console=console), None
     else:
@@ -95,6 +96,6 @@ def train(
             run = train.resume(resume, data=data, cbs=cbs, device=device, console=console, allow_import=allow_import)
         else:
             run = train.fit(chosen, cbs=cbs, out=out, device=device, console=console)
-        metrics, path = run.metrics, str(run.path)
-    if as_json:
+        metrics, path = run.metrics if is_first() else {}, str(run.path)
+    if as_json and is_first():
         print(json.dumps({"run": path, **metrics}, indent=2))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from .checkpoint import Checkpoint, save_checkpoint
+from .distributed import is_first, total
 from .errors import InputError, RunError
 from .escape import printable
 from .files import log
@@ -87,6 +88,7 @@ class RunRecorder(Callback):
 
     def after_train(self):
         self._check_loss("at the end")  # which also waits until the device is done
+        self.count = total(self.count)
         self.train_seconds += time.perf_counter() - self.epoch_began
 
     def after_validate(self):
@@ -114,10 +116,13 @@ class RunRecorder(Callback):
         rows = [*self.history, row]
         facts = {"history": rows, "train_seconds": self.train_seconds, "seconds": self.seconds, "stopped": self.stopped}
         try:
-            save_checkpoint(self.run_dir, self.learn, self.user_cbs, facts)
+            if is_first():
+                save_checkpoint(self.run_dir, self.learn, self.user_cbs, facts)
             self.history = rows  # what counts as done, should Ctrl-C come now
         except RunError as e:
             return self._stop(e, cancel)
+        if not is_first():
+            return None
         try:
             self.run_dir.write_history(rows)
         except RunError as e:  # a spreadsheet may have it open; the checkpoint has the rows, for the end to write
@@ -139,7 +144,7 @@ class RunRecorder(Callback):
         return f"{row['epoch']:>5}  {'  '.join(f'{row[n]:>10.4f}' for n in self.names)}  {row['seconds']:>7.1f}"
 
     def _check_loss(self, where: str):
-        self.total, self.part = self.total + float(self.part), 0.0
+        self.total, self.part = self.total + total(float(self.part)), 0.0
         if not math.isfinite(self.total):
             self._stop(self.diverged(self.total, where))
 

@@ -20,6 +20,7 @@ from fastai.learner import Learner
 from fastcore.foundation import L
 from torch import Tensor
 
+from .distributed import unwrapped
 from .errors import InputError
 from .files import log, read_bytes, write_bytes
 from .run import Run, versions
@@ -118,9 +119,10 @@ def _unpack_callback(cb: Callback, packed: dict, tensors: dict[str, Tensor]) -> 
 
 def save_checkpoint(run: Run, learner: Learner, cbs: list[Callback], facts: dict) -> None:
     """Write weights, optimizer, the callbacks' state and the `facts` as JSON. Raises RunError on a full disk."""
-    tensors = {f"model.{k}": v for k, v in weights_of(learner.model).items()}
+    model = unwrapped(learner.model)
+    tensors = {f"model.{k}": v for k, v in weights_of(model).items()}
     # gradients that are accumulated over more than an epoch; else there are none after a step
-    grads = {k: p.grad for k, p in learner.model.named_parameters() if p.grad is not None}
+    grads = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
     tensors |= {f"grad.{k}": _copy(grad) for k, grad in grads.items()}
     try:
         optimizer = _pack(dict(learner.opt.state_dict()), tensors, "optimizer")
@@ -235,7 +237,7 @@ class Checkpoint:
             raise e if isinstance(e, InputError) else self._foreign() from e
         state = vars(learner.opt).get("opt", learner.opt).state
         # in the parameter's own memory format, as the optimizer makes it
-        for name, p in learner.model.named_parameters():
+        for name, p in unwrapped(learner.model).named_parameters():
             for key, value in state.get(p, {}).items():
                 if isinstance(value, Tensor) and value.shape == p.shape:
                     state[p][key] = torch.empty_like(p).copy_(value)

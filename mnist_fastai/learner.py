@@ -1,6 +1,7 @@
 """From a recipe, or a run, to a fastai Learner."""
 
 import io
+import os
 import pickle
 import random
 from collections.abc import Callable, Iterable
@@ -216,10 +217,14 @@ def seed_everything(seed: int, epoch: int) -> None:
 def find_device(name: str = "auto") -> torch.device:
     """The torch device for "auto" (CUDA where there is one, else the CPU), "cpu", "cuda", "cuda:1" or "mps".
 
+    Of several processes that torchrun starts on a machine, each has a CUDA device of its own.
+
     Raises InputError where there is no such device.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):

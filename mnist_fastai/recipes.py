@@ -64,7 +64,7 @@ class Recipe:
     momentum: float = _option(0.9, "Momentum of SGD.", below=1)
     weight_decay: float = _option(0.0, "Weight decay, as an L2 penalty on every parameter.", below=1)
     schedule: str = _option("constant", "Learning rate schedule.", choices=SCHEDULES)
-    batch_size: int = _option(32, "Images per training batch.", "-b", low=1, high=10**6)
+    batch_size: int = _option(32, "Images per training batch, per process under torchrun.", "-b", low=1, high=10**6)
     num_epochs: int = _option(10, "Epochs; 0 keeps the random weights.", "-n", low=0, high=10**6)
     label_smoothing: float = _option(0.0, "Label smoothing.", below=1)
     normalize: str = _option("half", "Mean and std of the pixels: none, 0.5 and 0.5, or MNIST's.", choices=NORMALIZE)

@@ -159,7 +159,9 @@ class Run:
 
     @property
     def how_to_resume(self) -> str:
-        return f"mnist-fa train --resume {shlex.quote(str(self.path))}"
+        n = self.facts.get("processes", 1)
+        command = f"torchrun --nproc-per-node {n} -m mnist_fastai" if n > 1 else "mnist-fa"
+        return f"{command} train --resume {shlex.quote(str(self.path))}"
 
     @property
     def finished(self) -> bool:

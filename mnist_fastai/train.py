@@ -26,7 +26,8 @@ from .callbacks import ProgressBar, RunRecorder, SeedEpoch, say
 from .checkpoint import find_checkpoints, load_checkpoint, weights_of
 from .dataloader import EVAL_BATCH, dataloaders, empty_dataloaders, find_normalize
 from .datasets import Data, load_data
-from .errors import InputError
+from .distributed import divided, from_first, is_first, is_lost, join, processes
+from .errors import InputError, RunError
 from .evaluation import forward, metrics
 from .files import owned, temporary_folder, write_bytes
 from .learner import check_data, find_device, find_schedule, make_learner, read_data, write_learner
@@ -60,11 +61,11 @@ def fit(
     Raises InputError before anything is written, and RunError where the loss is no longer finite or a file cannot be
     written; the run directory then keeps the last whole epoch, as it does at a KeyboardInterrupt.
     """
-    recipe = recipe or Recipe()
+    recipe, target = recipe or Recipe(), find_device(device)
+    join(target)
     if out is not None:
-        check_new(out)
+        from_first(lambda: check_new(out))
     passed = Passed(model, opt_func, loss_func, cbs, metrics, augment, normalize)
-    target = find_device(device)
     data = data.hold_out(recipe.valid_fraction) if data and recipe.valid_fraction else data
     data = data or load_data(recipe.data, recipe.valid_fraction)
     return start(recipe, data, out, passed, target, console)
@@ -83,9 +84,10 @@ def start(
     recipe = replace(recipe, data=data.source)
     if not len(data.reported[1]):
         raise InputError("there is nothing to report on; give test or valid images, or hold some out")
-    if recipe.batch_size > len(data.train):
+    if recipe.batch_size * processes() > len(data.train):
         raise InputError(
-            f"a batch size of {recipe.batch_size} is more than the {len(data.train)} training images; give less"
+            f"a batch size of {recipe.batch_size} is more than the {len(data.train)} training images"
+            f"{f' of {processes()} processes' * (processes() > 1)}; give less"
         )
     with _exclusive():
         learner = passed.learner(recipe, data, device)
@@ -101,7 +103,9 @@ def start(
         }
         if isinstance(model := passed.parts["model"], Ensemble):
             facts["members"] = model.recipes
-        return _train(Run.create(recipe, out, facts), learner, passed, data, console)
+        if processes() > 1:
+            facts["processes"] = processes()
+        return _train(from_first(lambda: _opened(Run.create(recipe, out, facts))), learner, passed, data, console)
 
 
 def resume(
@@ -118,9 +122,14 @@ def resume(
     On the CPU the result has the weights and history of a run that was never interrupted. Raises InputError where
     something else is passed than to `fit`, or the data is not what it was.
     """
-    run = Run(path)
-    if run.finished:
+    join(find_device(device))
+    run = from_first(lambda: _opened(Run(path)))
+    if from_first(lambda: run.finished):
         return _said_finished(run, console)
+    if (n := run.facts.get("processes", 1)) != processes():
+        raise InputError(
+            f"{run.path} was trained in {n} processes so far, not {processes()}; use `{run.how_to_resume}`"
+        )
     if run.recipe.imports and not allow_import:
         names = ", ".join(run.recipe.imports.values())
         raise InputError(f"{run.path} needs {names}, which is code; give --allow-import if you trust it")
@@ -159,7 +168,8 @@ def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = N
     data = replace(data, train=data.train[: 2 * recipe.batch_size], **few)
     short = replace(recipe, num_epochs=min(recipe.num_epochs, 1), valid_fraction=0.0)
     with temporary_folder() as folder:
-        return fit(short, out=folder / "run", device=device, console=console, data=data).metrics
+        run = fit(short, out=folder / "run", device=device, console=console, data=data)
+        return run.metrics if is_first() else {}
 
 
 class Passed:
@@ -208,13 +218,21 @@ def _exclusive():
 
 
 def _train(run: Run, learner: Learner, passed: Passed, data: Data, console: Console | None) -> Run:
-    with owned(run.path):
-        if not run.finished:
+    with owned(run.path) if is_first() else nullcontext():
+        if not from_first(lambda: run.finished):
             return _continue(run, learner, passed, data, console)
     return _said_finished(run, console)  # by another process, which was waited for
 
 
+def _opened(run: Run) -> Run:
+    """The run, with what other processes need to know, which may be on other machines."""
+    _ = run.facts
+    return run
+
+
 def _said_finished(run: Run, console: Console | None) -> Run:
+    if not is_first():
+        return run
     run.clean()
     say(console, f"{run.path} is finished already, with {run.metrics['accuracy']:.2%}")
     return run
@@ -222,12 +240,13 @@ def _said_finished(run: Run, console: Console | None) -> Run:
 
 def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: Console | None) -> Run:
     recipe, device = run.recipe, learner.dls.device
-    checkpoint = load_checkpoint(run)
+    checkpoint = from_first(lambda: load_checkpoint(run))
     if checkpoint:
         checkpoint.restore_weights(learner)
     recorder = RunRecorder(run, passed.recorded, console, checkpoint)
     parameters, threads = sum(p.numel() for p in learner.model.parameters()), torch.get_num_threads()
     on = f"cpu, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else device_name(device)
+    on = f"{processes()} processes on {on} each" if processes() > 1 else on
     say(
         console,
         f"{recipe.name}: {parameters:,} parameters, {len(data.train):,} images, seed {recipe.seed}, {on}, {run.path}",
@@ -240,15 +259,20 @@ def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: C
         epochs = 0
     try:
         if epochs or not recorder.history:
-            with learner.no_bar(), learner.no_logging(), bar.bar if bar else nullcontext():
+            with divided(learner), learner.no_bar(), learner.no_logging(), bar.bar if bar else nullcontext():
                 try:
                     learner.fit(recipe.num_epochs, cbs=[*cbs, *filter(None, [bar])])
                 except Exception:  # of another callback, which did not expect that the recorder stops here
                     if not recorder.failure:
                         raise
         if recorder.failure:
-            raise recorder.failure
-        return _finish(run, learner, recorder, data, console)
+            raise recorder.failure if is_first() else SystemExit(1)  # it is the same in all processes
+        return from_first(lambda: _finish(run, learner, recorder, data, console))
+    except RuntimeError as e:
+        if not is_lost(e):
+            raise
+        done = f"after {len(recorder.history)} of {recipe.num_epochs} epochs"
+        raise RunError(f"another process of the training ended {done}; continue with `{run.how_to_resume}`") from e
     except KeyboardInterrupt as e:
         done = f"stopped after {len(recorder.history)} of {recipe.num_epochs} epochs"
         e.args = (f"{done}; continue with `{run.how_to_resume}`",)
