@@ -16,16 +16,18 @@ from .options import AllowImport, AsJson, DataPath, RunArgument, find_modules_he
 def export(
     run: RunArgument = None,
     format: Annotated[
-        Literal["learner", "safetensors", "onnx", "torch-export", "all"],
+        Literal["learner", "safetensors", "onnx", "torch-export", "all", "hub"],
         typer.Option(
             "--format",
             "-f",
             help="learner: learner.pkl, for fastai's load_learner. safetensors: a run directory, weights and JSON. "
-            "onnx: model.onnx, images to probabilities. torch-export: the same as model.pt2. all: all four.",
+            "onnx: model.onnx, images to probabilities. torch-export: the same as model.pt2. all: all four. "
+            "hub: a folder for the Hugging Face Hub, with a model card.",
         ),
     ] = "learner",
     out: Annotated[
-        Path | None, typer.Option(help="Output folder.", show_default="the run; here, for the shipped model")
+        Path | None,
+        typer.Option(help="Output folder.", show_default="the run, or RUN/hub; here, or ./hub, for the shipped model"),
     ] = None,
     quantize: Annotated[
         Literal["int8"] | None,
@@ -43,20 +45,26 @@ def export(
     source = Run(run) if run else Run.latest()
     source.require_finished()
     if out is None and source.path == pretrained():
-        out = Path()  # not the installed package
+        out = Path("hub" if format == "hub" else "")  # not the installed package
     find_modules_here(allow_import)
     ignore_fastai_warning()
     from mnist_fastai import exports
 
-    exports.find_folder(source, out)  # before the predictions, which take seconds
+    if format != "hub":
+        exports.find_folder(source, out)  # before the predictions, which take seconds
     reference = exports.Reference(source, data=data, allow_import=allow_import)
     written, failed = [], []
     for name in exports.FORMATS if format == "all" else [format]:
         try:
-            exported = exports.export(source, name, out, reference=reference)
-            written.append(asdict(exported))
+            if name == "hub":
+                exported = exports.export_hub(source, out, reference=reference)
+            else:
+                exported = [exports.export(source, name, out, reference=reference)]
+            written += map(asdict, exported)
             if not as_json:
-                print(printable(_line(exported, source.path)))
+                print(*(printable(_line(one, source.path)) for one in exported), sep="\n")
+            if name == "hub" and not as_json:
+                print(printable(f"{exported[0].path.parent / 'README.md'}: the model card; read it before you upload"))
             if quantize and name == "onnx":
                 measured = exports.quantize(source, out, reference=reference)
                 written.append({"format": "int8", **asdict(measured[1]), "float": asdict(measured[0])})

@@ -1,7 +1,7 @@
 """mnist-fa reproduce"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,17 @@ def reproduce(
         int | None,
         typer.Option("--jobs", "-j", min=1, help="Parallel runs, each on one thread.", show_default="one per core"),
     ] = None,
+    backend: Annotated[
+        Literal["loky", "dask", "ray"],
+        typer.Option(envvar="MNIST_FA_BACKEND", help="Where the runs are made: here, or on a Dask or Ray cluster."),
+    ] = "loky",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster: tcp://HOST:8786 of a Dask scheduler; auto, ray://HOST:10001 or local for Ray.",
+            show_default="DASK_SCHEDULER_ADDRESS or RAY_ADDRESS",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the runs and the tables.")] = Path("runs/reproduce"),
     smoke: Annotated[bool, typer.Option("--smoke", help="Quick test: 512 images, one epoch.")] = False,
     verify: Annotated[
@@ -49,6 +60,12 @@ def reproduce(
     """
     if verify and (rows or against or seeds):
         raise InputError("--verify chooses from the runs of --out; leave --rows, --against and --seeds out")
+    if backend == "loky" and address:
+        raise InputError(f"--address {address} is of a cluster; add --backend dask or --backend ray")
+    if backend != "loky" and jobs:
+        raise InputError(
+            f"--jobs is for this machine; a {backend} cluster makes as many runs at once as it has workers"
+        )
     ignore_fastai_warning()
     from rich.console import Console
 
@@ -57,7 +74,9 @@ def reproduce(
 
     console = None if quiet else Console()
     if verify:
-        verified = reproduce.verify(out, verify, jobs=jobs, smoke=smoke, console=console)
+        verified = reproduce.verify(
+            out, verify, jobs=jobs, smoke=smoke, backend=backend, address=address, console=console
+        )
         print(*(printable(text) for _, text in verified), sep="\n")
         if different := sum(not same for same, _ in verified):
             raise RunError(f"{different} of {verify} runs came out different")
@@ -65,7 +84,9 @@ def reproduce(
     recipes, groups = reproduce.select([row.strip() for row in (rows or "").split(",") if row.strip()], against)
     find_modules_here(any(recipe.imports for recipe in recipes))
     try:
-        tasks = reproduce.run_grid(recipes, out, seeds=seeds, jobs=jobs, smoke=smoke, console=console)
+        tasks = reproduce.run_grid(
+            recipes, out, seeds=seeds, jobs=jobs, smoke=smoke, backend=backend, address=address, console=console
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; run the same command again to continue") from None
     unmade = {task.row.name: task.error for task in tasks if task.error}

@@ -339,6 +339,19 @@ def _names(classes: tuple[str, ...]) -> str:
 # --- learner.pkl ------------------------------------------------------------------------------------------------------
 
 
+class _Portable:
+    """The `pickle_module` of a file that any operating system loads.
+
+    Unlike the cloudpickle of `Learner.export`, it writes none of fastai's functions by value, as bytecode of this very
+    Python with paths of this machine.
+    """
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value):
+            # by itself, a Path is pickled as the class of this system, which no other one can make
+            return (Path, value.parts) if isinstance(value, Path) else NotImplemented
+
+
 def write_learner(learner: Learner, path: Path) -> None:
     """Write what `load_learner` reads: the model, and what brings an image to it.
 
@@ -353,9 +366,7 @@ def write_learner(learner: Learner, path: Path) -> None:
     )  # fmt: skip
     content = io.BytesIO()
     try:
-        # as Learner.export does, but for its cloudpickle, which writes some of fastai's functions by value: as bytecode
-        # of this very Python, with paths of this machine
-        torch.save(clean, content, pickle_module=pickle)
+        torch.save(clean, content, pickle_module=_Portable)
     except (pickle.PicklingError, AttributeError, TypeError) as e:
         raise InputError(f"the model cannot be pickled ({e}); leave learner.pkl out, or change the model") from e
     write_bytes(path, content.getvalue())

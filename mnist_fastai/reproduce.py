@@ -2,9 +2,10 @@
 
 import os
 import random
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,13 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from .callbacks import say
+from .cluster import Cluster, connect
 from .datasets import Data, load_data
 from .errors import InputError, RunError
-from .files import end_with, life, temporary_folder
-from .recipes import GROUPS, LEARNING_RATE_001, RECIPES, Group, Recipe, load_recipe, load_recipes
+from .files import HIDDEN, end_with, life, owned, read_bytes, temporary_folder, write_bytes
+from .recipes import GROUPS, LEARNING_RATE_001, MNIST, RECIPES, WITH_STROKES, Group, Recipe, load_recipe, load_recipes
 from .results import row_folder
-from .run import Run, is_new
-from .train import fit, resume
+from .run import METRICS, Run, is_new
+from .train import proceed, start
 
 SEEDS = 5  # runs per row
 SMOKE = 512  # images of each split in the quick form
@@ -70,15 +72,19 @@ def run_grid(
     out: str | Path,
     *,
     seeds: int | None = None,  # runs per recipe, with seeds from 0; SEEDS by default
-    jobs: int | None = None,  # runs at once; one per core by default, and one on CUDA
+    jobs: int | None = None,  # runs at once with loky; one per core by default, and one on CUDA
     smoke: bool = False,  # few images, one epoch and two seeds: does it work?
+    backend: str = "loky",  # one of cluster.BACKENDS
+    address: str
+    | None = None,  # of the Dask scheduler or the Ray cluster; by default in DASK_SCHEDULER_ADDRESS, RAY_ADDRESS
     console: Console | None = None,
 ) -> list[Task]:
     """Finish every run of the grid, in `<out>/runs/<row>/s<seed>`. Finished runs are kept, others are resumed.
 
-    Every run has one thread, so that its bits do not depend on `jobs`. A run that fails (no weights to download, a
-    loss that is not finite) leaves its error in its Task and stops no other. Modules that the recipes name are
-    imported. Raises InputError where a directory of the grid has another recipe or other images.
+    Every run has one thread, so that its bits do not depend on `jobs` or `backend`. A run that fails (no weights to
+    download, a loss that is not finite) leaves its error in its Task and stops no other. Modules that the recipes name
+    are imported. Raises InputError where a directory of the grid has another recipe or other images, or where there is
+    no such cluster.
     """
     tasks = []
     for row in recipes:
@@ -86,12 +92,19 @@ def run_grid(
         for seed in range(seeds or (2 if smoke else SEEDS)):
             tasks.append(Task(row, replace(row, seed=seed, **short), row_folder(out, row) / f"s{seed}"))
     _check(tasks, smoke)
-    _train(tasks, jobs, smoke, console)
+    _train(tasks, jobs, smoke, backend, address, console)
     return tasks
 
 
 def verify(
-    out: str | Path, n: int, *, jobs: int | None = None, smoke: bool = False, console: Console | None = None
+    out: str | Path,
+    n: int,
+    *,
+    jobs: int | None = None,
+    smoke: bool = False,
+    backend: str = "loky",
+    address: str | None = None,
+    console: Console | None = None,
 ) -> list[tuple[bool, str]]:
     """Train `n` finished runs below `<out>/runs`, chosen at random, anew in a temporary folder, and compare.
 
@@ -107,7 +120,7 @@ def verify(
     _check([Task(run.recipe, run.recipe, run.path) for run in runs], smoke)
     with temporary_folder() as folder:
         tasks = [Task(run.recipe, run.recipe, folder / str(i)) for i, run in enumerate(runs)]
-        _train(tasks, jobs, smoke, console)
+        _train(tasks, jobs, smoke, backend, address, console)
         return [_compare(run, task) for run, task in zip(runs, tasks, strict=True)]
 
 
@@ -148,25 +161,40 @@ def _load(source: str, valid_fraction: float, smoke: bool) -> Data:
     return replace(data, **{name: split[:SMOKE] for name, split in data.splits.items()}) if smoke else data
 
 
-def _train(tasks: list[Task], jobs: int | None, smoke: bool, console: Console | None) -> None:
+def _train(
+    tasks: list[Task], jobs: int | None, smoke: bool, backend: str, address: str | None, console: Console | None
+) -> None:
     """Finish the tasks, and show how far they are."""
-    todo = [task for task in tasks if not (task.path / "metrics.json").exists()]
+    todo = [task for task in tasks if not (task.path / METRICS).exists()]
     if not todo:
         return
+    if backend != "loky":
+        with (
+            connect(backend, address) as cluster,
+            _parallel(_calls(cluster, todo, smoke), pre_dispatch="all") as work,  # more workers may join
+        ):
+            return _follow(_keep(work, todo), todo, tasks, console)
     jobs = min(jobs or (1 if torch.cuda.is_available() else joblib.cpu_count()), len(todo))
-    with _workers() if jobs > 1 else nullcontext():
-        work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            # joblib may have kept workers of an earlier call, which was made from another folder
-            joblib.delayed(_work)(i, replace(task, path=Path(os.path.abspath(task.path))), smoke)
-            for i, task in enumerate(todo)
-        )
-        try:
+    # joblib may have kept workers of an earlier call, which was made from another folder
+    absolute = [replace(task, path=Path(os.path.abspath(task.path))) for task in todo]
+    calls = (joblib.delayed(_work)(i, task, smoke) for i, task in enumerate(absolute))
+    try:
+        with _workers() if jobs > 1 else nullcontext(), _parallel(calls, n_jobs=jobs) as work:
             _follow(work, todo, tasks, console)
-        except BrokenProcessPool as e:
-            raise RunError(
-                "a worker process was killed, perhaps since memory ran out; run the same command again to continue, "
-                "or with fewer --jobs"
-            ) from e
+    except BrokenProcessPool as e:
+        raise RunError(
+            "a worker process was killed, perhaps since memory ran out; run the same command again to continue, "
+            "or with fewer --jobs"
+        ) from e
+
+
+@contextmanager
+def _parallel(calls: Iterable, **options) -> Iterator[Iterator[tuple]]:
+    """The results of joblib's calls as they come. Those that are left at an exception are given up."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ tasks ", module="joblib")  # who pressed Ctrl-C knows
+        with closing(joblib.Parallel(return_as="generator_unordered", batch_size=1, **options)(calls)) as work:
+            yield work
 
 
 @contextmanager
@@ -194,18 +222,18 @@ def _follow(work: Iterator[tuple[int, str]], todo: list[Task], tasks: list[Task]
             progress.advance(bar)
 
 
-def _work(i: int, task: Task, smoke: bool) -> tuple[int, str]:
+def _work(i: int, task: Task, smoke: bool, data: Data | None = None) -> tuple[int, str]:
     """Finish one run, in a worker process unless there is but one. Returns its number, and what went wrong."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        data = _load(task.row.data, task.row.valid_fraction, smoke) if smoke else None
+        data = data or _load(task.row.data, task.row.valid_fraction, smoke)
         try:
-            fit(task.recipe, out=task.path, data=data)
+            start(task.recipe, data, task.path)
         except InputError:
             if not (task.path / "recipe.json").exists():
                 raise
-            resume(task.path, data=data, allow_import=True)  # what an earlier call, or another one now, has begun
+            proceed(Run(task.path), data)  # what an earlier call, or another one now, has begun
     except Exception as e:
         if isinstance(e, (InputError, RunError)):
             return i, str(e)
@@ -215,3 +243,57 @@ def _work(i: int, task: Task, smoke: bool) -> tuple[int, str]:
     finally:
         torch.set_num_threads(threads)
     return i, ""
+
+
+# --- on a cluster, which shares no files with this machine ------------------------------------------------------------
+
+
+def _calls(cluster: Cluster, todo: list[Task], smoke: bool) -> list:
+    """A call for each task, with what there is of its run. Images that are not in the package are shared once."""
+
+    @cache
+    def shared(source: str, valid_fraction: float):
+        try:
+            return None if source in (MNIST, WITH_STROKES) else cluster.share(_load(source, valid_fraction, smoke))
+        except InputError:  # what a worker says as well, of each run
+            return None
+
+    return [
+        joblib.delayed(_work_there)(i, t, smoke, _read_files(t.path), shared(t.row.data, t.row.valid_fraction))
+        for i, t in enumerate(todo)
+    ]
+
+
+def _work_there(
+    i: int, task: Task, smoke: bool, files: dict[str, bytes], data: Data | None
+) -> tuple[int, str, dict[str, bytes]]:
+    """Finish one run in a folder of the worker's own. Returns the run directory's files as well."""
+    with temporary_folder() as folder:
+        path = folder / "run"
+        _write_files(path, files)
+        i, error = _work(i, replace(task, path=path), smoke, data)
+        return i, error, {} if error else _read_files(path)
+
+
+def _keep(work: Iterator[tuple[int, str, dict[str, bytes]]], todo: list[Task]) -> Iterator[tuple[int, str]]:
+    """Write what the workers give back."""
+    for i, error, files in work:
+        if not error:
+            with owned(todo[i].path):
+                if not (todo[i].path / METRICS).exists():  # else another call was faster
+                    _write_files(todo[i].path, files)
+            Run(todo[i].path).clean()
+        yield i, error
+
+
+def _read_files(folder: Path) -> dict[str, bytes]:
+    """The content of a run directory, in an order in which, written in part, it is a run that can be resumed."""
+    order = {"run.json": 0, "recipe.json": 1, METRICS: 3}
+    paths = [p for p in folder.glob("*") if p.is_file() and not p.name.startswith(HIDDEN)]
+    return {p.name: read_bytes(p) for p in sorted(paths, key=lambda p: order.get(p.name, 2))}
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        folder.mkdir(exist_ok=True)
+        write_bytes(folder / Path(name).name, content)

@@ -67,6 +67,19 @@ def fit(
     target = find_device(device)
     data = data.hold_out(recipe.valid_fraction) if data and recipe.valid_fraction else data
     data = data or load_data(recipe.data, recipe.valid_fraction)
+    return start(recipe, data, out, passed, target, console)
+
+
+def start(
+    recipe: Recipe,
+    data: Data,  # of which what the recipe holds out is held out
+    out: str | Path | None,
+    passed: "Passed | None" = None,
+    device: torch.device | None = None,
+    console: Console | None = None,
+) -> Run:
+    """`fit`, once its arguments are made."""
+    passed, device = passed or Passed(), device or find_device()
     recipe = replace(recipe, data=data.source)
     if not len(data.reported[1]):
         raise InputError("there is nothing to report on; give test or valid images, or hold some out")
@@ -75,8 +88,8 @@ def fit(
             f"a batch size of {recipe.batch_size} is more than the {len(data.train)} training images; give less"
         )
     with _exclusive():
-        learner = passed.learner(recipe, data, target)
-        stats = find_normalize(recipe.normalize if normalize is None else normalize)
+        learner = passed.learner(recipe, data, device)
+        stats = find_normalize(recipe.normalize if passed.normalize is None else passed.normalize)
         facts = {
             "format": FORMAT,
             "id": secrets.token_hex(8),
@@ -86,7 +99,7 @@ def fit(
             "input": {"normalize": stats, "format": data.format},
             "passed": passed.described(),
         }
-        if isinstance(model, Ensemble):
+        if isinstance(model := passed.parts["model"], Ensemble):
             facts["members"] = model.recipes
         return _train(Run.create(recipe, out, facts), learner, passed, data, console)
 
@@ -119,11 +132,23 @@ def resume(
         raise InputError(f"{run.path} was trained with {changed}={was}, and not with {given}; pass the same to resume")
     if isinstance(data, Data):
         data = data.hold_out(run.recipe.valid_fraction) if run.recipe.valid_fraction else data
-        check_data(run, data)
     else:
         data = read_data(run, data)
+    return proceed(run, data, passed, find_device(device), console)
+
+
+def proceed(
+    run: Run,
+    data: Data,  # of which what the recipe holds out is held out
+    passed: "Passed | None" = None,
+    device: torch.device | None = None,
+    console: Console | None = None,
+) -> Run:
+    """`resume`, once its arguments are made. Raises InputError where the data is not what it was."""
+    passed, device = passed or Passed(), device or find_device()
+    check_data(run, data)
     with _exclusive():
-        return _train(run, passed.learner(run.recipe, data, find_device(device)), passed, data, console)
+        return _train(run, passed.learner(run.recipe, data, device), passed, data, console)
 
 
 def dry_run(recipe: Recipe, *, device: str = "auto", console: Console | None = None) -> dict:

@@ -573,7 +573,7 @@ def sentence(err: str) -> str:
 
 
 def test_the_command_offers_every_format():
-    assert get_args(get_type_hints(command)["format"]) == (*FORMATS, "all")
+    assert get_args(get_type_hints(command)["format"]) == (*FORMATS, "all", "hub")
 
 
 def test_export_takes_the_latest_run_and_writes_to_the_folder_asked_for(cli, run):
