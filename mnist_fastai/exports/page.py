@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..callbacks import say
 from ..dataloader import EVAL_BATCH, dataloaders
-from ..datasets import Split
+from ..datasets import Data, Split
 from ..embedding import DIMENSIONS, embed
 from ..errors import InputError, RunError
 from ..evaluation import Forward, forward
@@ -33,13 +33,13 @@ from ..reader.form import JOIN
 from ..reader.image import SIZE
 from ..reader.session import LOW_CONFIDENCE
 from ..run import Run
-from .check import Reference, compare
+from .check import DataSource, Reference, compare
 from .detector import Detector
 
 WEIGHTS = "int8", "float16"  # the first that changes no class is taken
 SAMPLES = 500, 2000  # training images on the map, the least and the most, so that the page has less than BYTES
 BYTES = 1_000_000
-SCRIPTS = 100_000  # bytes of the page beside its arrays
+SCRIPTS = 130_000  # bytes of the page beside its arrays, and of the axes of the features
 SAMPLE = 200  # bytes of an image on the map with its features
 MISCLASSIFIED = 40  # test images to mend, at most
 SKIPPED = nn.Dropout, nn.Dropout2d, nn.Identity  # which do nothing in evaluation
@@ -72,7 +72,7 @@ def draw(
     out: str | Path,  # a file
     *,
     collect: bool = False,  # what is drawn can be labelled and downloaded
-    data: str | Path | None = None,  # as `load_run` takes it, and so the next
+    data: DataSource | None = None,  # as `load_run` takes it, and so the next
     allow_import: bool = False,
     console: Console | None = None,
 ) -> Drawn:
@@ -86,7 +86,7 @@ def draw(
         raise InputError(f"{out} is a folder; name a file with --out, such as draw.html")
     check_folder(out.parent)
     run.require_finished()
-    source = read_data(run, data)
+    source = data if isinstance(data, Data) else read_data(run, data)
     name, images = source.evaluated
     reference = Reference(run, data=source, allow_import=allow_import)
     learner = reference.learner
