@@ -14,6 +14,8 @@ from mnist_fastai.errors import InputError, RunError
 from mnist_fastai.escape import printable
 from mnist_fastai.files import log, remove_abandoned
 
+from .data import data
+from .draw import draw
 from .ensemble import ensemble
 from .evaluate import evaluate
 from .export import export
@@ -64,8 +66,9 @@ def _report(message) -> None:
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (train, reproduce, ensemble, evaluate, export, tsne, predict):
+for command in (train, reproduce, ensemble, evaluate, export, tsne, draw, predict):
     app.command()(command)
+app.add_typer(data, name="data")
 
 
 def _version(asked: bool):

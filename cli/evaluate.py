@@ -25,8 +25,9 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            metavar="mnist|mnist-c|DIR",
-            help="Test set, repeatable; mnist-c: MNIST's test images in 15 corruptions.",
+            metavar="mnist-c|NAME|DIR",
+            help="Test set, repeatable: mnist or another data set by name, a folder, or mnist-c, MNIST's test images "
+            "in 15 corruptions.",
             show_default="the images that the run's own metrics are on; mnist for an ONNX model",
         ),
     ] = None,

@@ -20,7 +20,9 @@ RunArgument = Annotated[
     typer.Argument(help="Run directory.", show_default="the latest finished run in ./runs, else the shipped model"),
 ]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|cuda:1|mps", help="auto: CUDA where there is one.")]
-DataPath = Annotated[str | None, typer.Option("--data", "-d", help="Where the run's data is now.")]
+DataPath = Annotated[
+    str | None, typer.Option("--data", "-d", metavar="NAME|DIR", help="The run's data, or where it is now.")
+]
 AllowImport = Annotated[
     bool, typer.Option("--allow-import", help="Import the modules that the run names, which are code.")
 ]
@@ -48,7 +50,7 @@ def recipe_options(panel: str) -> Callable:
                 *[f"--{f.name.replace('_', '-')}", *filter(None, [limits["flag"]])],
                 help=limits["help"],
                 metavar="|".join([*choices, *(["MODULE:NAME"] if limits.get("importable") else [])]) or None,
-                autocompletion=_completion(choices),
+                autocompletion=completion(choices),
                 rich_help_panel=panel,
             )
             kind = inspect.Parameter.KEYWORD_ONLY
@@ -63,14 +65,14 @@ def recipe_options(panel: str) -> Callable:
     return decorate
 
 
-def _completion(choices: Iterable[str]) -> Callable[[str], list[str]]:
+def completion(choices: Iterable[str]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
         return [choice for choice in choices if choice.startswith(incomplete)]
 
     return complete
 
 
-complete_recipe = _completion(RECIPES)
+complete_recipe = completion(RECIPES)
 
 
 def find_modules_here(needed: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mnist_fastai.errors import InputError, RunError
-from mnist_fastai.escape import printable
+from mnist_fastai.escape import csv_cell, csv_line, printable
 
 if TYPE_CHECKING:
     from mnist_fastai.reader.session import Session
@@ -35,6 +35,9 @@ def predict(
         bool, typer.Option("--json", help="Print the answers as a JSON array and nothing else.")
     ] = False,
     csv: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write the answers to this CSV file.")] = None,
+    kaggle: Annotated[
+        bool, typer.Option("--kaggle", help="Answer the rows of Kaggle's test.csv, and write its submission to --csv.")
+    ] = False,
     show_steps: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Draw the preprocessing of a single image to this PNG file.")
     ] = None,
@@ -42,6 +45,11 @@ def predict(
     """Read digits in photos, scans and drawings."""
     from mnist_fastai.reader import image, session
 
+    if kaggle:
+        if csv is None or len(sources) > 1 or multi or as_json or show_steps:
+            raise InputError("--kaggle takes one CSV file of images and --csv, as in `test.csv --csv submission.csv`")
+        _submit(sources[0], csv, model)
+        return
     if show_steps and (raw or len(sources) > 1 or os.path.isdir(sources[0])):
         raise InputError("--show-steps draws the preprocessing of one picture; name one, without --raw")
     pictures: list = []  # names and what to read, or why that cannot be
@@ -83,6 +91,21 @@ def predict(
         print("\n]")
     if not answered:
         raise typer.Exit(1)
+
+
+def _submit(table: str, path: Path, model: Path | None) -> None:
+    """Write Kaggle's ImageId,Label for the images of a table, each taken as it is and given a class in any case."""
+    from mnist_fastai.files import write_text
+    from mnist_fastai.reader import session
+    from mnist_fastai.reader.table import read_table
+
+    _check_outputs({"--csv": path}, [table], session.find_model(model))
+    reader = session.Session(model)
+    images, _ = read_table(table)
+    labels = reader.labels[reader.probabilities(images).argmax(1)]
+    lines = [csv_line(("ImageId", "Label")), *(csv_line((i, csv_cell(label))) for i, label in enumerate(labels, 1))]
+    write_text(path, "".join(lines))
+    print(f"{printable(path)}: the digits of {len(labels):,} images")
 
 
 def _check_outputs(outputs: dict[str, Path], pictures: Iterable[str], model: Path) -> None:

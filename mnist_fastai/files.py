@@ -75,20 +75,26 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def walk(folder: str | Path, on_error: Callable[[OSError], None] = _raise) -> Iterator[Path]:
+def walk(
+    folder: str | Path,
+    on_error: Callable[[OSError], None] = _raise,
+    on_loop: Callable[[Path], None] | None = None,
+) -> Iterator[Path]:
     """The regular files in and below a folder, without hidden ones, in the order of their paths.
 
     Links are followed, but none into a folder that is above it, and broken ones are passed over. `on_error` gets the
-    OSError of what cannot be listed or looked at, and the rest follows.
+    OSError of what cannot be listed or looked at, and the rest follows. Where there is `on_loop`, it gets the links
+    that are not followed, and those into a folder that `folder` is in are none to follow either.
     """
-    pending = [(Path(folder), ())]  # with the folders above; no recursion, since a thousand may be nested
+    top = _above(folder) if on_loop else ()
+    pending = [(Path(folder), top)]  # with the folders above; no recursion, since a thousand may be nested
     while pending:
         path, above = pending.pop()
         try:
             status = path.stat()
             inside = sorted(path.iterdir(), reverse=True) if stat.S_ISDIR(status.st_mode) else []
         except OSError as e:
-            if not (above and e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)):
+            if above == top or e.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 on_error(e)
             continue
         here = status.st_dev, status.st_ino
@@ -97,6 +103,18 @@ def walk(folder: str | Path, on_error: Callable[[OSError], None] = _raise) -> It
         elif here not in above:
             above = (*above, here)
             pending += [(p, above) for p in inside if not p.name.startswith(".")]
+        elif on_loop:
+            on_loop(path)
+
+
+def _above(folder: str | Path) -> tuple[tuple[int, int], ...]:
+    """The identities of the folders that a folder is in."""
+    found = []
+    for parent in Path(os.path.realpath(folder)).parents:
+        with suppress(OSError):
+            status = parent.stat()
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -176,7 +194,7 @@ def check_folder(path: str | Path) -> None:
 
 
 @contextmanager
-def owned(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
+def owned(folder: str | Path, *, wait: bool = True, way_out: str = "choose another --out") -> Iterator[None]:
     """Make the folder and be the only process, and thread, that writes in it: a second one waits.
 
     What a killed process left half written is removed, and so is a new folder in which nothing was written.
@@ -196,7 +214,7 @@ def owned(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
                 break
             except Timeout as e:
                 if not wait:
-                    raise InputError(f"another process writes in {folder}; choose another --out") from e
+                    raise InputError(f"another process writes in {folder}; {way_out}") from e
                 log.warning("another process writes in %s; waiting for its end", folder)
                 waiting = True
             except (FileNotFoundError, FileExistsError):  # the other one removed it meanwhile, with nothing in it
@@ -204,7 +222,7 @@ def owned(folder: str | Path, *, wait: bool = True) -> Iterator[None]:
                 if attempts == 100:
                     raise
     except OSError as e:
-        raise InputError(f"cannot write in the folder {folder} ({e.strerror or e}); choose another --out") from e
+        raise InputError(f"cannot write in the folder {folder} ({e.strerror or e}); {way_out}") from e
     try:
         _remove_partial(folder)
         yield

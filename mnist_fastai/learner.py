@@ -317,9 +317,9 @@ def read_data(run: Run, source: str | Path | None = None) -> Data:
     if source is None and recorded == PASSED:
         raise MissingData(f"the data of {run.path} was passed to fit; give it as data=")
     try:
-        data = load_data(str(source) if source is not None else recorded, recipe.valid_fraction)
+        data = load_data(source if source is not None else recorded, recipe.valid_fraction)
     except MissingData as e:
-        raise MissingData(f"the data of {run.path} is not in {source or recorded}; give --data") from e
+        raise MissingData(f"the data of {run.path} is missing: {e}") from e
     check_data(run, data)
     return data
 

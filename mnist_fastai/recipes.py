@@ -19,7 +19,8 @@ MAX_BYTES = 2**22  # of a recipe file
 MAX_DOTS = 100  # in one of its lines: tomllib takes 5 s for a key of 16,000 parts, and 22 s for twice as many
 
 MNIST, WITH_STROKES = "mnist", "mnist+strokes"  # the embedded sources of data; both report on MNIST's test images
-PASSED = "passed to fit"  # a source of data that is neither embedded nor a folder
+NAMES = "fashion-mnist", "kmnist", "emnist-digits", "emnist-letters", "emnist-balanced", "qmnist"  # downloaded ones
+PASSED = "passed to fit"  # a source of data that has neither a name nor a folder
 ARCHS = ("lenet", "deep", "deep-bn", "deep-dropout", "deep-relu-after-pooling", "deeper", "alexnet", "vgg")
 INITS = ("torch", "xavier")
 OPTS = ("adam", "sgd", "nesterov")
@@ -68,7 +69,7 @@ class Recipe:
     label_smoothing: float = _option(0.0, "Label smoothing.", below=1)
     normalize: str = _option("half", "Mean and std of the pixels: none, 0.5 and 0.5, or MNIST's.", choices=NORMALIZE)
     augment: str = _option("none", "Augmentation of training images.", choices=AUGMENTS, importable=True)
-    data: str = _option(MNIST, "mnist, mnist+strokes, or a folder of IDX files or of images by class.", "-d")
+    data: str = _option(MNIST, "A data set by name (`mnist-fa data list`), or a folder of one (docs/data.md).", "-d")
     valid_fraction: float = _option(0.0, "Part of the training images to hold out and report on.", below=1)
     seed: int = _option(0, "Random seed.", "-s", low=0, high=2**32 - 1)
 
@@ -78,7 +79,7 @@ class Recipe:
             _check(f.name, value, f.type, f.metadata)
             if f.type is float:
                 object.__setattr__(self, f.name, float(value))
-        if self.data not in (MNIST, WITH_STROKES, PASSED):
+        if self.data not in (MNIST, WITH_STROKES, PASSED, *NAMES):
             try:
                 object.__setattr__(self, "data", os.path.abspath(self.data))
             except OSError as e:

@@ -466,11 +466,11 @@ def _removed_meanwhile(folder, monkeypatch):
 
 def _images_removed_meanwhile(folder, monkeypatch):
     walk = folders.walk
-    monkeypatch.setattr(folders, "walk", lambda path: [(p, p.unlink())[0] for p in walk(path)])
+    monkeypatch.setattr(folders, "walk", lambda path, **_: [(p, p.unlink())[0] for p in walk(path)])
 
 
 def _nested_too_deep(folder, monkeypatch):
-    def walk(path):
+    def walk(path, **_):
         return walk(path)
 
     monkeypatch.setattr(folders, "walk", walk)
@@ -702,7 +702,7 @@ def _empty_testing(root):
         (lambda root: (root / "training" / "ten").mkdir(), "training/ten has no images"),
         (lambda root: (root / "testing" / "ten").mkdir(), "testing has a class that .*training lacks: ten"),
         (lambda root: (root / "training").rename(root.parent / "gone"), "no training or train folder"),
-        (lambda root: (root / "testing").rename(root.parent / "gone"), "no validation or testing folder"),
+        (lambda root: (root / "testing").rename(root.parent / "gone"), "no validation or test images"),
         (_empty_testing, "testing has no images"),
     ],
 )

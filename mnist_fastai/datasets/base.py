@@ -1,6 +1,7 @@
 """Images, labels and class names in memory."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -56,7 +57,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]  # in the order of the labels
     valid: Split = field(default_factory=Split)  # held out of the training images, for what chooses
-    source: str = PASSED  # "mnist", "mnist+strokes", or the path of a folder
+    source: str = PASSED  # the name of a data set, or the path of a folder
     format: str = ""  # one of recipes.IMAGE_FORMATS; by default "mnist" or "28x28", by the training images' framing
 
     def __post_init__(self):
@@ -115,13 +116,14 @@ class Data:
             raise InputError(f"{self.source} has validation images already; leave --valid-fraction out")
         if self.source == WITH_STROKES:
             raise InputError(f"drawn images are not held out; give load_data({WITH_STROKES!r}, {fraction}) as data")
-        try:
-            kept, held = train_test_split(
-                np.arange(len(self.train)), test_size=fraction, stratify=self.train.labels.numpy(), random_state=0
-            )
-        except ValueError as e:
-            raise InputError(
-                f"a valid fraction of {fraction} of {len(self.train)} images leaves a class without any on one side; "
-                "give another"
-            ) from e
-        return replace(self, train=self.train[np.sort(kept)], valid=self.train[np.sort(held)])
+        labels = self.train.labels.numpy()
+        present, counts = np.unique(labels, return_counts=True)
+        with suppress(ValueError):  # of a class with a single image, and of fewer images than classes on one side
+            kept, held = train_test_split(np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=0)
+            if all(len(np.unique(labels[part])) == len(present) for part in (kept, held)):
+                return replace(self, train=self.train[np.sort(kept)], valid=self.train[np.sort(held)])
+        name, n = self.classes[present[counts.argmin()]], int(counts.min())
+        raise InputError(
+            f"class {name} of {self.source} has {n} training image{'s' * (n != 1)}, too few for a valid fraction of "
+            f"{fraction}; give another fraction, or more images"
+        )

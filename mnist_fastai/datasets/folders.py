@@ -14,39 +14,50 @@ from .base import SIZE, Data, Split
 
 # A fixed list: fastai takes its own from the machine's mime types, so that another machine has another data set
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm", ".pbm"}
-TRAIN, VALID, TEST = ("training", "train"), ("validation", "valid", "val"), ("testing", "test")
+TRAIN, VALID, TEST = SPLITS = ("training", "train"), ("validation", "valid", "val"), ("testing", "test")  # in any case
 
 
-def load_folders(folder: Path) -> Data:
+def load_folders(folder: Path, source: str) -> Data:
     """Read `<split>/<class>/*`, or `<class>/*` where there are no splits.
 
     Training images that are all 28×28, and white on black, are left as they are. Of others, every image of the folder
-    is brought into MNIST's format as `predict` does, and those without ink are left out.
+    is brought into MNIST's format as `predict` does, and those without ink are left out. So are files of other formats,
+    and images that are in no class folder, as a whole test folder may be.
     """
-    train, *others = (
-        next((folder / name for name in names if (folder / name).is_dir()), None) for names in (TRAIN, VALID, TEST)
-    )
+    train, *others = (find_split(folder, names) for names in SPLITS)
     if train is None and (other := next(filter(None, others), None)):
         raise InputError(f"{folder} has {other.name}/ but no {' or '.join(TRAIN)} folder beside it")
     train = train or folder
-    classes = tuple(_subfolders(train))
+    classes = tuple(subfolders(train))
+    if not classes:
+        raise InputError(
+            f"{train} has no class folders{_content(train)}; give images by class, as {train / '3' / 'a.png'}, "
+            "IDX files, or Kaggle's train.csv, whose header is label, pixel0 to pixel783"
+        )
     if len(classes) < 2:
-        raise InputError(f"{train} has {len(classes)} class folder{'s' * (len(classes) != 1)}; it needs two or more")
+        raise InputError(f"{train} has 1 class folder, {classes[0]}; it needs two or more")
+    left_out: dict[str, list[Path]] = {"file": [], "loop": [], "unlabelled": [], "no ink": []}
 
     def find(root: Path | None) -> list[tuple[Path, int]]:
         """The images' files, and their labels."""
         if root is None:
             return []
-        if unknown := [name for name in _subfolders(root) if name not in classes]:
+        if unknown := [name for name in subfolders(root) if name not in classes]:
             raise InputError(f"{root} has a class that {train} lacks: {unknown[0]}")
+        unlabelled = [p for p in _files(root) if p.suffix.lower() in SUFFIXES]
+        left_out["unlabelled"] += unlabelled
         found = []
         for label, name in enumerate(classes):
             path = root / name
-            files = [p for p in walk(path) if p.suffix.lower() in SUFFIXES] if path.is_dir() else []
-            if not files and root is train:
+            if path.is_symlink() and root.resolve().is_relative_to(path.resolve()):
+                raise InputError(f"{path} is a link to a folder that it is in; remove it")
+            files = list(walk(path, on_loop=left_out["loop"].append)) if path.is_dir() else []
+            images = [p for p in files if p.suffix.lower() in SUFFIXES]
+            left_out["file"] += [p for p in files if p.suffix.lower() not in SUFFIXES]
+            if not images and root is train:
                 raise InputError(f"{path} has no images; put some there, or remove the folder")
-            found += [(file, label) for file in files]
-        if not found:
+            found += [(file, label) for file in images]
+        if not found and not unlabelled:
             raise InputError(f"{root} has no images; put some there, or remove it and use --valid-fraction 0.1")
         return found
 
@@ -55,7 +66,6 @@ def load_folders(folder: Path) -> Data:
     if whole is None:
         count = sum(map(len, (files, *rest)))
         log.info("bringing %s pictures into MNIST's format, since %s", f"{count:,}", why)
-    left_out: list[Path] = []
 
     def read(found: list[tuple[Path, int]]) -> Split:
         images, labels = [], []
@@ -64,7 +74,7 @@ def load_folders(folder: Path) -> Data:
             if whole is None or grey.shape != (SIZE, SIZE):
                 digits = preprocess(grey, single=True).digits
                 if not digits:
-                    left_out.append(file)
+                    left_out["no ink"].append(file)
                     continue
                 grey = digits[0].image
             images.append(grey)
@@ -77,13 +87,46 @@ def load_folders(folder: Path) -> Data:
     for label in set(range(len(classes))) - set(first.labels.tolist()):
         raise InputError(f"no ink was found in any picture of {train / classes[label]}; put others there")
     valid, test = map(read, rest)
-    if left_out:
-        log.warning("no ink was found in %s pictures, which are left out; the first is %s", len(left_out), left_out[0])
-    return Data(first, test, classes, valid, str(folder), "pictures" if whole is None else "")
+    kinds = ", ".join(sorted({p.suffix.lower() or "no suffix" for p in left_out["file"]}))
+    why = {
+        "file": ("file", f"of another format ({kinds})"),
+        "loop": ("link", "back to a folder above"),
+        "unlabelled": ("picture", "in no class folder"),
+        "no ink": ("picture", "in which no ink was found"),
+    }
+    if said := [f"{_counted(paths, *why[k])}, the first {paths[0]}" for k, paths in left_out.items() if paths]:
+        log.warning("left out: %s", "; ".join(said))
+    return Data(first, test, classes, valid, source, "pictures" if whole is None else "")
 
 
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, without hidden ones and what macOS puts beside them in an archive."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and p.name != "__MACOSX")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
+
+
+def find_split(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder that bears one of the names, in any case. Raises InputError where there are several."""
+    found = [name for name in subfolders(folder) if name.lower() in names]
+    if len(found) > 1:
+        raise InputError(f"{folder} has {' and '.join(found)}, which mean the same; keep one of them")
+    return folder / found[0] if found else None
+
+
+def _counted(paths: list[Path], kind: str, what: str = "") -> str:
+    return f"{len(paths):,} {kind}{'s' * (len(paths) != 1)} {what}".strip()
+
+
+def _content(folder: Path) -> str:
+    """What a folder has that is of no use there."""
+    files = _files(folder)
+    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    if pictures or len(files) != 1:
+        return f", but {_counted(pictures or files, 'picture' if pictures else 'file')}" if files else ""
+    return f", but {files[0].name}"
 
 
 def _read_whole(files: Iterable[Path]) -> tuple[np.ndarray | None, str]:
