@@ -159,7 +159,10 @@ class Run:
 
     @property
     def how_to_resume(self) -> str:
-        n = self.facts.get("processes", 1)
+        try:
+            n = self.facts.get("processes", 1)
+        except InputError:  # of a damaged file, which the command will report
+            n = 1
         command = f"torchrun --nproc-per-node {n} -m mnist_fastai" if n > 1 else "mnist-fa"
         return f"{command} train --resume {shlex.quote(str(self.path))}"
 
