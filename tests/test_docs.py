@@ -41,6 +41,8 @@ def test_a_command_of_the_docs_works(command, cli, run, small, tmp_path):
     elif args[0] == "tsne":
         args += ["--iterations", "20", "--out", "tsne"]
         args += ["--samples", "100"] * ("--samples" not in args)
+    elif args == ["draw"]:
+        args += [str(run.path)]  # its page is made in seconds
     elif args[0] == "reproduce":
         args += ["--rows", "baseline,vanilla", "--smoke"]
     elif args[0] == "predict":
