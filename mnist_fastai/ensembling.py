@@ -8,10 +8,10 @@ from rich.console import Console
 
 from .datasets import Data
 from .errors import InputError
-from .learner import check_data, load_run, read_data
+from .learner import check_data, find_device, load_run, read_data
 from .models import Ensemble
-from .run import Run
-from .train import fit
+from .run import Run, check_new
+from .train import Passed, start
 
 
 def ensemble(
@@ -28,6 +28,8 @@ def ensemble(
     Its logits are the logarithms of the mean probabilities. Raises InputError where there are fewer than two, where
     they differ in classes, images or normalisation, and for a run to which `fit` was given a model.
     """
+    if out is not None:
+        check_new(out)
     members = [Run(path) for path in runs]
     if len(members) < 2:
         raise InputError(f"an ensemble has two or more runs, not {len(members)}; name more")
@@ -44,8 +46,10 @@ def ensemble(
     name = f"{len(members)} x {names.pop()}" if len(names) == 1 else f"ensemble of {len(members)}"
     recipe = replace(first.recipe, name=name, num_epochs=0, opt="adam", augment="none")
     if isinstance(data, Data):
+        data = data.hold_out(recipe.valid_fraction) if recipe.valid_fraction else data
         check_data(first, data)
     else:
-        recipe, data = replace(recipe, data=read_data(first, data).source), None
+        data = read_data(first, data)
     model = Ensemble(models, [run.recipe.to_dict() for run in members])
-    return fit(recipe, model=model, normalize=first.normalize, data=data, out=out, device=device, console=console)
+    passed = Passed(model=model, normalize=first.normalize)
+    return start(recipe, data, out, passed, find_device(device), console)

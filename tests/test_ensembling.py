@@ -50,6 +50,14 @@ def test_it_is_a_run_without_its_members(run, other, both, cli, tmp_path):
     assert "ensemble of 2" in out
 
 
+def test_data_in_memory_is_held_out_as_the_members_data_was(small, tmp_path):
+    recipe = Recipe(arch="lenet", num_epochs=0, valid_fraction=0.2)
+    members = [fit(replace(recipe, seed=s), data=small, out=tmp_path / str(s), device="cpu").path for s in (0, 1)]
+    both = ensemble(members, tmp_path / "both", data=small, device="cpu")
+    assert both.metrics["split"] == "held out"
+    assert both.facts["splits"] == Run(members[0]).facts["splits"]
+
+
 def test_the_command_names_seeds_of_one_recipe(recipe, run, cli, tmp_path):
     second = fit(replace(recipe, seed=1, num_epochs=1), out=tmp_path / "second", device="cpu")
     code, out, err = cli("ensemble", run.path, second.path, "--out", "both")
