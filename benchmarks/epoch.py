@@ -192,8 +192,8 @@ def contenders(root: Path, data, device: torch.device):
     }
 
 
-def about(device: torch.device, batches: int, repeats: int) -> str:
-    """Where and how: a line for the machine, and one for what was timed."""
+def about(device: torch.device) -> str:
+    """A line for the machine."""
     info, commit = Path("/proc/cpuinfo"), git_commit() or "unknown"
     model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     where = [model[1] if model else platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
@@ -201,8 +201,7 @@ def about(device: torch.device, batches: int, repeats: int) -> str:
         where.append(torch.cuda.get_device_name(device))
     where += [f"{name} {version(name)}" for name in ("torch", "torchvision", "fastai")]
     where += [f"{torch.get_num_threads()} threads", f"commit {commit[:12]}{commit[40:]}", str(date.today())]
-    what = "Whole epochs" if batches == STEPS else f"Rough: the first {batches} of {STEPS} batches, scaled to an epoch"
-    return f"{', '.join(where)}.\n{what}; median of {repeats}, training on {device.type}."
+    return f"{', '.join(where)}."
 
 
 def main():
@@ -216,7 +215,9 @@ def main():
         parser.error(f"--batches takes 2 to {STEPS}, --repeats 1 or more")
 
     device, data = find_device(args.device), load_data()
-    lines = [about(device, args.batches, args.repeats), ""]
+    rough = f"Rough: the first {args.batches} of {STEPS} batches, scaled to an epoch"
+    what = "Whole epochs" if args.batches == STEPS else rough
+    lines = [about(device), f"{what}; median of {args.repeats}, training on {device.type}.", ""]
     lines += [
         "| architecture | contender | s/epoch, median | min–max | × (a) | × (a′) | (c) takes |",
         "|---|---|--:|--:|--:|--:|--:|",

@@ -105,6 +105,46 @@ def _convolution(channels: int, out: int, size: int = 3, **kwargs) -> tuple[nn.M
     return nn.Conv2d(channels, out, size, bias=False, **kwargs), nn.BatchNorm2d(out), nn.ReLU()
 
 
+def edges(classes: int = 10) -> nn.Sequential:
+    """Fixed oriented edges, one trained convolution, one hidden layer: 64 features; 47,386 parameters.
+
+    For training in seconds: what is not trained takes no backward pass, and each map is pooled before its batch norm,
+    which then has a quarter of the values to go through.
+    """
+    body = nn.Sequential(
+        _oriented_edges(16), nn.MaxPool2d(3), nn.ReLU(),
+        nn.Conv2d(16, 64, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(),
+        nn.Linear(576, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(),
+    )  # fmt: skip
+    return nn.Sequential(body, nn.Linear(64, classes))
+
+
+def edges_deep(classes: int = 10) -> nn.Sequential:
+    """The same edges and three trained convolutions: 128 features; 94,938 parameters."""
+    body = nn.Sequential(
+        _oriented_edges(16), nn.MaxPool2d(2), nn.ReLU(),
+        *_convolution(16, 32), nn.Conv2d(32, 64, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(),
+        *_convolution(64, 64), nn.Flatten(),
+        nn.Linear(256, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(),
+    )  # fmt: skip
+    return nn.Sequential(body, nn.Linear(128, classes))
+
+
+def _oriented_edges(directions: int) -> nn.Conv2d:
+    """A convolution that is not trained: derivatives of a Gaussian (σ = 1.5 pixels) in so many directions, 5×5, norm 1.
+
+    The filters of the first layer of a trained network are much like them (Zeiler & Fergus 2014).
+    """
+    steps = torch.arange(5.0) - 2
+    angles = torch.arange(directions) * (2 * math.pi / directions)
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    slopes = x * angles.cos()[:, None, None] + y * angles.sin()[:, None, None]
+    filters = F.normalize((slopes * torch.exp(-(x**2 + y**2) / (2 * 1.5**2))).flatten(1))
+    conv = nn.Conv2d(1, directions, 5, bias=False)
+    conv.weight = nn.Parameter(filters.reshape(directions, 1, 5, 5), requires_grad=False)
+    return conv
+
+
 class Ensemble(nn.Module):
     """Images → the log of the mean of several models' probabilities, float32 [n, classes]; its softmax is that mean."""
 

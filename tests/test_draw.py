@@ -158,6 +158,8 @@ def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     models = {name: make(10) for name, make in ARCHS.items() if name != "alexnet"}
     models |= {"own": Own(), "flat": nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10))}
+    normed = nn.BatchNorm2d(1), nn.MaxPool2d(2), nn.Flatten(), nn.BatchNorm1d(196), nn.Linear(196, 10)
+    models["norm-first"] = nn.Sequential(*normed)
     return {name: randomized(model) for name, model in models.items()}
 
 
@@ -202,7 +204,7 @@ class Branching(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 1, 3), nn.GELU(), nn.Flatten()), "GELU"),
         (nn.Sequential(Residual(), nn.Flatten()), "Residual"),
         (nn.Sequential(Branching(), nn.Flatten()), "Branching"),
-        (nn.Sequential(nn.BatchNorm2d(1).eval(), nn.Flatten()), "BatchNorm2d"),
+        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), nn.Flatten()), "BatchNorm2d"),
         (nn.Sequential(nn.Conv2d(1, 4, 3, dilation=2), nn.Flatten()), "Conv2d"),
         (nn.Sequential(nn.Conv2d(1, 4, 3, padding="same"), nn.Flatten()), "Conv2d"),
         (nn.Sequential(nn.MaxPool2d(3, padding=1), nn.Flatten()), "MaxPool2d"),

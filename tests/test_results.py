@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_one_sentence, tree
 from scipy import stats
 
+from mnist_fastai.datasets import load_data
 from mnist_fastai.errors import InputError
 from mnist_fastai.recipes import BATCH_32, BATCH_64, LEARNING_RATE_001, RECIPES, VANILLA, Group
 from mnist_fastai.results import COLUMNS, compare, read_rows, row_folder, write_results
@@ -30,7 +31,13 @@ def fake_run(out, recipe, seed, errors, images=1000, splits=None):
     made |= {"epochs": 2, "finished": "2026-01-01T00:00:00", "per_class": {}}
     (path / "metrics.json").write_text(json.dumps({"accuracy": accuracy, "images": images, "split": "test", **made}))
     if splits:
-        facts = {"classes": ["0", "1"], "input": {"normalize": None}, "passed": {}, "source": "mnist", "id": "0"}
+        facts = {
+            "classes": list("0123456789"),
+            "input": {"normalize": None},
+            "passed": {},
+            "source": "mnist",
+            "id": "0",
+        }
         (path / "run.json").write_text(json.dumps({"splits": splits, **facts}))
     return path
 
@@ -140,6 +147,21 @@ def test_the_csv_has_every_number_of_the_tables(tmp_path, rows):
     assert step.p == pytest.approx(2 * change.p)  # two steps in the table
     first = found["batch-64"]
     assert {first[key] for key in ("against", "step", "step_low", "step_high", "p", "p_holm", "verdict")} == {""}
+
+
+def test_a_row_is_also_counted_with_the_labels_in_doubt_corrected(tmp_path):
+    labels = load_data("mnist").test.labels.numpy()
+    splits = {"train": {"images": 60_000, "sha256": "a"}, "test": {"images": 10_000, "sha256": "b"}}
+    paths = fake_row(tmp_path, BATCH_64, [0, 3], images=10_000, splits=splits)
+    for path, wrong in zip(paths, ([], [0, 1, 947]), strict=True):
+        predictions = labels.copy()
+        predictions[wrong] = 9  # which image 947 should be, image 0 (a 7) and image 1 (a 2) should not
+        np.save(path / "predictions.npy", predictions.astype(np.uint8))
+    write_results(tmp_path)
+    row = read_csv(tmp_path)["batch-64"]
+    assert float(row["corrected"]) == pytest.approx((9985 + 9984) / 2 / 9995)  # 5 of 10,000 have no right answer
+    assert float(row["corrected_sd"]) == pytest.approx(1 / 9995 / 2**0.5)
+    assert cells((tmp_path / "results.md").read_text(encoding="utf-8"), "batch-64")["corrected %"] == "99.89"
 
 
 def test_groups_of_ones_own_are_compared_with_one_of_their_rows(tmp_path):

@@ -174,12 +174,14 @@ def fuse(layers: list[nn.Module]) -> nn.Sequential:
     x = torch.zeros(1, 1, SIZE, SIZE)
     for layer in layers:
         before = out[-1] if out else None
-        if not _fits(layer, before, x):
+        if not _fits(layer, x):
             raise _unfit(f"{layer} at this place")
         if isinstance(layer, nn.BatchNorm2d):
-            out[-1] = fuse_conv_bn_eval(before, layer)
+            conv = out.pop() if isinstance(before, nn.Conv2d) else _pointwise(layer.num_features)
+            out.append(fuse_conv_bn_eval(conv.eval(), layer))
         elif isinstance(layer, nn.BatchNorm1d):
-            out[-1] = fuse_linear_bn_eval(before, layer)
+            linear = out.pop() if isinstance(before, nn.Linear) else _identity(layer.num_features)
+            out.append(fuse_linear_bn_eval(linear.eval(), layer))
         elif not isinstance(layer, SKIPPED):
             out.append(layer)
         with torch.no_grad():
@@ -187,7 +189,20 @@ def fuse(layers: list[nn.Module]) -> nn.Sequential:
     return nn.Sequential(*out)
 
 
-def _fits(layer: nn.Module, before: nn.Module | None, x: Tensor) -> bool:
+def _pointwise(channels: int) -> nn.Conv2d:
+    """A convolution that changes nothing, to fold into it a batch norm that follows no convolution."""
+    conv = nn.Conv2d(channels, channels, 1, bias=False)
+    nn.init.dirac_(conv.weight)
+    return conv
+
+
+def _identity(features: int) -> nn.Linear:
+    linear = nn.Linear(features, features, bias=False)
+    nn.init.eye_(linear.weight)
+    return linear
+
+
+def _fits(layer: nn.Module, x: Tensor) -> bool:
     match layer:
         case nn.Conv2d():
             return (
@@ -198,10 +213,8 @@ def _fits(layer: nn.Module, before: nn.Module | None, x: Tensor) -> bool:
             )
         case nn.Linear():
             return x.dim() == 2
-        case nn.BatchNorm2d():
-            return isinstance(before, nn.Conv2d) and layer.track_running_stats
-        case nn.BatchNorm1d():
-            return isinstance(before, nn.Linear) and layer.track_running_stats
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
+            return layer.track_running_stats
         case nn.MaxPool2d():
             simple = not layer.ceil_mode and not layer.return_indices
             return simple and _pair(layer.padding) == (0, 0) and _pair(layer.dilation) == (1, 1)
@@ -283,9 +296,9 @@ def find_taps(body: nn.Module, features: int) -> list[dict]:
     """Which layers of the page give what `detector.Taps` takes of a body, whose output is layer `features` - 1."""
     if not isinstance(body, nn.Sequential):
         return [{"layer": features - 1, "mean": False}]
-    taps, index, last, x = [], -1, -1, torch.zeros(1, 1, SIZE, SIZE)
-    for child in body:
-        index += sum(not isinstance(layer, (*SKIPPED, nn.BatchNorm1d, nn.BatchNorm2d)) for layer in flatten(child))
+    taps, last, x = [], -1, torch.zeros(1, 1, SIZE, SIZE)
+    for i, child in enumerate(body):
+        index = len(fuse(flatten(body[: i + 1]))) - 1
         with torch.no_grad():
             before, x = x, child(x)
         if x.shape != before.shape or any(True for _ in child.parameters()):
