@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # which packages may do that know nothing of this one; child processes inherit it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [  # noqa: RUF022  in the order of the pipeline
     "Recipe", "RECIPES", "load_recipe",
     "Data", "Split", "load_data", "dataloaders",
