@@ -57,7 +57,7 @@ def evaluate(
 
     chosen = models or [Run.latest().path]
     if out is None:
-        own = len(chosen) == 1 and chosen[0].is_dir() and chosen[0] != pretrained()
+        own = len(chosen) == 1 and chosen[0].is_dir() and chosen[0].parent != pretrained().parent
         out = chosen[0] / "evaluation" if own else Path("evaluation")
     find_modules_here(allow_import)
     evaluation = report.evaluate(

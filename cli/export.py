@@ -44,7 +44,7 @@ def export(
 
     source = Run(run) if run else Run.latest()
     source.require_finished()
-    if out is None and source.path == pretrained():
+    if out is None and source.path.parent == pretrained().parent:
         out = Path("hub" if format == "hub" else "")  # not the installed package
     find_modules_here(allow_import)
     ignore_fastai_warning()

@@ -63,7 +63,7 @@ def tsne(
 
     chosen = Run(run) if run else Run.latest()
     if out is None:
-        out = Path("tsne") if chosen.path == pretrained() else chosen.path / "tsne"
+        out = Path("tsne") if chosen.path.parent == pretrained().parent else chosen.path / "tsne"
     find_modules_here(allow_import)
     result = draw_maps(
         chosen, out, layer=layer, samples=int(samples) if samples not in (None, "all") else samples,

@@ -39,6 +39,7 @@ from .recipes import IMAGE_FORMATS, NORMALIZE, Recipe
 RUNS = Path("runs")
 FORMAT = 2  # of run.json: since then, metrics.json has the SHA-256 of every file that counts
 METRICS = "metrics.json"
+SHIPPED = "mnist_model", "best"
 CHECKED = "recipe.json", "run.json", "history.csv", "model.safetensors", "predictions.npy", "sample.npz"
 FIELDS = {  # what the rest of the package relies on, in either file, and the types it may have
     METRICS: {
@@ -267,11 +268,18 @@ def versions() -> dict[str, str]:
     return {"mnist_fastai": __version__, "python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def pretrained() -> Path:
-    """The run directory of the shipped model: `load_learner(pretrained() / "learner.pkl")`, from any folder."""
+def pretrained(name: str = "mnist_model") -> Path:
+    """The run directory of a shipped model: `load_learner(pretrained() / "learner.pkl")`, from any folder.
+
+    "mnist_model" reads pictures best, and commands take it by default; "best" is the most accurate on MNIST.
+    Raises InputError for another name.
+    """
     here = Path(__file__).parent
     installed = here / "shipped"  # where a wheel puts models/; an editable install leaves it where it is
-    return (installed if installed.is_dir() else here.parent / "models") / "mnist_model"
+    shipped = installed if installed.is_dir() else here.parent / "models"
+    if name not in SHIPPED:
+        raise InputError(f"no model {name!r} is shipped; take one of {', '.join(SHIPPED)}")
+    return shipped / name
 
 
 def _digest(values: dict) -> str:

@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 
 from mnist_fastai import RECIPES, Run, Session, forward, load_run, pretrained
 from mnist_fastai.calibration import calibration
+from mnist_fastai.errors import InputError
 
 ONNX = pretrained() / "model.onnx"
 REPORT = Path(__file__).parent.parent / "results" / "evaluation" / "shipped" / "report.json"
@@ -128,9 +129,26 @@ def test_its_int8_file_is_smaller_says_so_and_loses_next_to_nothing(cli, mnist):
 
 
 def test_it_holds_no_path_of_the_machine_that_made_it():
-    for path in pretrained().rglob("*"):
+    for path in filter(Path.is_file, pretrained().parent.rglob("*")):
         content = path.read_bytes()
         assert not any(word in content for word in MACHINE), path
+
+
+def test_best_ships_as_it_was_trained_and_is_as_good_as_its_card_says(mnist):
+    run, card = Run(pretrained("best")), (pretrained("best") / "README.md").read_text()
+    assert run.recipe == RECIPES["best"]
+    assert f"{run.metrics['accuracy']:.2%} of the 10,000 MNIST test images" in card
+    for name, row in run.metrics["per_class"].items():
+        assert f"| {name} | {row['images']:,} | {round(row['error_rate'] * row['images'])} |" in card
+    few = mnist.test.images[:1000].numpy()
+    session = onnxruntime.InferenceSession(run.path / "model.onnx")
+    assert np.mean(session.run(["logits"], {"images": few})[0].argmax(1) == run.predictions[:1000]) >= 0.999
+    assert sum(path.stat().st_size for path in run.path.iterdir()) < 5e6
+
+
+def test_another_name_than_of_a_shipped_model_is_refused():
+    with pytest.raises(InputError, match="no model 'bets' is shipped; take one of mnist_model, best"):
+        pretrained("bets")
 
 
 def test_export_without_a_run_writes_it_here_and_leaves_the_package_alone(cli):
