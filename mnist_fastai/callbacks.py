@@ -1,5 +1,7 @@
 """What `fit` adds to fastai's loop: the run's recorder with its checkpoint, and a progress bar."""
 
+import contextlib
+import ctypes
 import math
 import time
 
@@ -95,6 +97,7 @@ class RunRecorder(Callback):
         self.complete = True
 
     def after_epoch(self):
+        return_memory()
         self._record()
 
     def after_cancel_fit(self):
@@ -154,6 +157,16 @@ class RunRecorder(Callback):
             f"the loss became {kind} in epoch {len(self.history) + 1} ({where}) with learning rate {lr:g}; "
             f"try a smaller --learning-rate ({self.run_dir.path} keeps the epochs before)"
         )
+
+
+def return_memory() -> None:
+    """Return memory that is free to the system, where the C library is glibc.
+
+    Between batches of several sizes glibc 2.36 finds ever fewer of its free blocks large enough: without this, `best`
+    grows by 0.7 to 1.4 GB an epoch.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class ProgressBar(Callback):

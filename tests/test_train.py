@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -62,6 +63,35 @@ def weights(run) -> str:
 def csv_rows(path) -> list[dict]:
     with open(path / "history.csv", newline="") as f:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+
+class Fragments(Callback):
+    """Leaves 400 MB of free memory that glibc keeps, since a block above it is in use, and says what is in use."""
+
+    tracker, used = True, ()
+
+    def after_train(self):
+        blocks = [bytes(100_000) for _ in range(4000)]  # each below the size from which glibc maps memory by itself
+        self.last, self.before = blocks[-1], resident()
+        del blocks
+
+    def after_fit(self):
+        self.used = self.before, resident()
+
+
+def resident() -> float:
+    """Megabytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc"
+)
+def test_memory_that_is_free_goes_back_to_the_system_after_each_epoch(recipe, tmp_path):
+    fragments = Fragments()
+    fit(recipe.but(num_epochs=1), out=tmp_path / "run", cbs=fragments)
+    before, after = fragments.used
+    assert after < before - 250
 
 
 # --- optimizers ---------------------------------------------------------------------------------------------------
