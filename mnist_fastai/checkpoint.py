@@ -109,7 +109,7 @@ def _unpack_callback(cb: Callback, packed: dict, tensors: dict[str, Tensor]) -> 
             "run cannot be resumed; train anew, or give that attribute a state_dict and load_state_dict"
         )
     for key, value in packed["values"].items():
-        setattr(cb, key, _unpack(value, tensors))
+        object.__setattr__(cb, key, _unpack(value, tensors))  # fastai warns of names that the Learner has too
     for key, value in packed["states"].items():
         getattr(cb, key).load_state_dict(_unpack(value, tensors))
 
