@@ -18,7 +18,7 @@ metadata, options = config["metadata"], config["options"]
 
 
 def lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 folders = dict(re.split(r"\s*=\s*", line) for line in lines(options["package_dir"]))

@@ -85,7 +85,8 @@ def resident() -> float:
 
 
 @pytest.mark.skipif(
-    not hasattr(os, "confstr") or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc"
+    not hasattr(os, "confstr") or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""),
+    reason="other C libraries have no malloc_trim",
 )
 def test_memory_that_is_free_goes_back_to_the_system_after_each_epoch(recipe, tmp_path):
     fragments = Fragments()

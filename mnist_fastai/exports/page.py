@@ -166,7 +166,8 @@ def _unfit(what: str) -> InputError:
 
 
 def fuse(layers: list[nn.Module]) -> nn.Sequential:
-    """The layers that the page computes: batch norm folded into the layer before it, and what does nothing left out.
+    """The layers that the page computes: batch norm folded into the layer before it, or into
+    one that changes nothing else, and what does nothing left out.
 
     Raises InputError where a layer has settings that the page lacks.
     """
@@ -178,10 +179,10 @@ def fuse(layers: list[nn.Module]) -> nn.Sequential:
             raise _unfit(f"{layer} at this place")
         if isinstance(layer, nn.BatchNorm2d):
             conv = out.pop() if isinstance(before, nn.Conv2d) else _pointwise(layer.num_features)
-            out.append(fuse_conv_bn_eval(conv.eval(), layer))
+            out.append(fuse_conv_bn_eval(conv, layer))
         elif isinstance(layer, nn.BatchNorm1d):
             linear = out.pop() if isinstance(before, nn.Linear) else _identity(layer.num_features)
-            out.append(fuse_linear_bn_eval(linear.eval(), layer))
+            out.append(fuse_linear_bn_eval(linear, layer))
         elif not isinstance(layer, SKIPPED):
             out.append(layer)
         with torch.no_grad():
@@ -193,13 +194,13 @@ def _pointwise(channels: int) -> nn.Conv2d:
     """A convolution that changes nothing, to fold into it a batch norm that follows no convolution."""
     conv = nn.Conv2d(channels, channels, 1, bias=False)
     nn.init.dirac_(conv.weight)
-    return conv
+    return conv.eval()
 
 
 def _identity(features: int) -> nn.Linear:
     linear = nn.Linear(features, features, bias=False)
     nn.init.eye_(linear.weight)
-    return linear
+    return linear.eval()
 
 
 def _fits(layer: nn.Module, x: Tensor) -> bool:
