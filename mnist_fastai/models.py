@@ -106,25 +106,26 @@ def _convolution(channels: int, out: int, size: int = 3, **kwargs) -> tuple[nn.M
 
 
 def edges(classes: int = 10) -> nn.Sequential:
-    """Fixed oriented edges, one trained convolution, one hidden layer: 64 features; 47,386 parameters.
+    """Fixed oriented edges, one trained convolution, one hidden layer: 64 features; 32,186 parameters.
 
-    For training in seconds: what is not trained takes no backward pass, and each map is pooled before its batch norm,
-    which then has a quarter of the values to go through.
+    For training in seconds: what is not trained takes no backward pass, each map is pooled before its batch norm, which
+    then has a quarter of the values to go through, and made flat before its ReLU, whose backward pass is four times as
+    fast on values that lie as their gradients do.
     """
     body = nn.Sequential(
-        _oriented_edges(16), nn.MaxPool2d(3), nn.ReLU(),
-        nn.Conv2d(16, 64, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten(),
-        nn.Linear(576, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(),
+        _oriented_edges(8), nn.MaxPool2d(3), nn.ReLU(),
+        nn.Conv2d(8, 48, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(48), nn.Flatten(), nn.ReLU(),
+        nn.Linear(432, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(),
     )  # fmt: skip
     return nn.Sequential(body, nn.Linear(64, classes))
 
 
 def edges_deep(classes: int = 10) -> nn.Sequential:
-    """The same edges and three trained convolutions: 128 features; 94,938 parameters."""
+    """The same edges and three trained convolutions: 128 features; 87,242 parameters."""
     body = nn.Sequential(
-        _oriented_edges(16), nn.MaxPool2d(2), nn.ReLU(),
-        *_convolution(16, 32), nn.Conv2d(32, 64, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(),
-        *_convolution(64, 64), nn.Flatten(),
+        _oriented_edges(8), nn.MaxPool2d(2), nn.ReLU(),
+        *_convolution(8, 24), nn.Conv2d(24, 64, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Flatten(), nn.ReLU(),
         nn.Linear(256, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU(),
     )  # fmt: skip
     return nn.Sequential(body, nn.Linear(128, classes))
@@ -140,9 +141,10 @@ def _oriented_edges(directions: int) -> nn.Conv2d:
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     slopes = x * angles.cos()[:, None, None] + y * angles.sin()[:, None, None]
     filters = F.normalize((slopes * torch.exp(-(x**2 + y**2) / (2 * 1.5**2))).flatten(1))
-    conv = nn.Conv2d(1, directions, 5, bias=False)
-    conv.weight = nn.Parameter(filters.reshape(directions, 1, 5, 5), requires_grad=False)
-    return conv
+    conv = nn.Conv2d(1, directions, 5)
+    conv.weight.data = filters.reshape(directions, 1, 5, 5)
+    conv.bias.data.fill_(-0.1)  # below 0 on blank paper, where rounding errors would else decide the gradient of a pixel
+    return conv.requires_grad_(False)
 
 
 class Ensemble(nn.Module):

@@ -33,7 +33,8 @@ def to_bytes(figure: Figure, format: str = "png", metadata: dict | None = None) 
 
 def curves(history: list[dict], title: str) -> Figure:
     """Loss (nats) and accuracy (%) by epoch, side by side. `history` is a run's: a dict of numbers an epoch."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6))
+    figure.subplots_adjust(0.08, 0.14, 0.98, 0.82, wspace=0.22)  # a constrained layout takes as long as the drawing
     figure.suptitle(mathtext(title))
     loss, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]

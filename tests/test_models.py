@@ -17,8 +17,8 @@ from mnist_fastai.models import ARCHS, deep, lenet
         ("deep-relu-after-pooling", 159_254, 100),
         ("deeper", 156_310, 100),
         ("vgg", 289_450, 256),
-        ("edges", 47_386, 64),
-        ("edges-deep", 94_938, 128),
+        ("edges", 32_186, 64),
+        ("edges-deep", 87_242, 128),
     ],
 )
 def test_size_of_each_architecture(arch, parameters, features):
