@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo  # torch's first optimizer imports it, in a second and a half
 import torch.nn.functional as F
 from epoch import about, plain, write_files
 from fastai.callback.core import Callback

@@ -143,7 +143,7 @@ def _oriented_edges(directions: int) -> nn.Conv2d:
     filters = F.normalize((slopes * torch.exp(-(x**2 + y**2) / (2 * 1.5**2))).flatten(1))
     conv = nn.Conv2d(1, directions, 5)
     conv.weight.data = filters.reshape(directions, 1, 5, 5)
-    conv.bias.data.fill_(-0.1)  # below 0 on blank paper, where rounding errors would else decide the gradient of a pixel
+    conv.bias.data.fill_(-0.1)  # blank paper is then below the ReLU, where rounding would else decide the gradients
     return conv.requires_grad_(False)
 
 
