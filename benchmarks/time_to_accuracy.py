@@ -6,12 +6,14 @@
 - stock fastai: the layers of `deep`, PNG files through ImageDataLoaders, batches of 64, 4 epochs of `fit_one_cycle`.
 
 All is counted but imports and reading and writing the data. A recipe counts as a whole. The others are asked after each
-epoch, so that the first epoch that happens to be good enough counts for them.
+epoch, so that the first epoch that happens to be good enough counts for them. Each run is a line of OUT.jsonl, with the
+seconds and the accuracy after each epoch; a repeated call goes on where the last one ended.
 
     python benchmarks/time_to_accuracy.py --out benchmarks/time_to_accuracy.md   # half an hour on two idle cores
 """
 
 import argparse
+import json
 import math
 import sys
 import tempfile
@@ -133,7 +135,7 @@ def main() -> None:
     )
     parser.add_argument("--others", type=int, default=3, help="runs of the PyTorch example and fastai (default: 3)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--out", type=Path, help="a Markdown file for what is printed")
+    parser.add_argument("--out", type=Path, required=True, help="a Markdown file for the table, beside its .jsonl")
     args = parser.parse_args()
     device, data = find_device(args.device), load_data()
     with tempfile.TemporaryDirectory() as folder:
@@ -151,24 +153,27 @@ def main() -> None:
             "stock fastai, `deep`, 4 epochs": (args.others, lambda _: stock_fastai(root / "png", device)),
             "the PyTorch example, 14 epochs": (args.others, lambda _: pytorch_example(train, test, device)),
         }
-        courses: dict[str, list] = {name: [] for name in contenders}
+        log = args.out.with_suffix(".jsonl")
+        runs = [json.loads(row) for row in log.read_text().splitlines()] if log.exists() else []
+        done = {(run["name"], run["seed"]) for run in runs}
         for seed in range(max(args.seeds, args.others)):
-            for name, (n, run) in contenders.items():
-                if seed < n:
+            for name, (n, train_one) in contenders.items():
+                if seed < n and (name, seed) not in done:
                     seed_everything(seed, 0)
-                    courses[name].append(list(run(seed)))
-                    seconds, right = courses[name][-1][-1]
+                    runs.append({"name": name, "seed": seed, "course": list(train_one(seed))})
+                    with log.open("a") as file:
+                        print(json.dumps(runs[-1]), file=file)
+                    seconds, right = runs[-1]["course"][-1]
                     print(f"{name}, seed {seed}: {right:.2%} in {seconds:.2f} s", file=sys.stderr, flush=True)
     text = [
         f"{about(device)}\nMean ± standard deviation over the runs; for a goal, over those that reached it.",
         "",
         "| | runs | accuracy at the end, % | seconds | seconds to 99.0% | seconds to 99.5% |",
         "|---|--:|--:|--:|--:|--:|",
-        *(line(name, found) for name, found in courses.items()),
+        *(line(name, [run["course"] for run in runs if run["name"] == name]) for name in contenders),
     ]
     print(*text, sep="\n")
-    if args.out:
-        args.out.write_text("\n".join(text) + "\n")
+    args.out.write_text("\n".join(text) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from fastai.learner import Learner, Recorder
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy, error_rate
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import num_distrib
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -93,17 +94,24 @@ class CrossEntropyLoss(CrossEntropyLossFlat):
 
 
 class LeanRecorder(Recorder):
-    """A `Recorder` that takes the learning rate alone at each batch, where fastai makes lists of all values."""
+    """A `Recorder` that takes the learning rate alone at each batch, where fastai makes lists of all values.
+
+    In one process on a CPU it smooths the loss itself, without the general way to gather and to move it.
+    """
 
     name = "recorder"
 
     def after_batch(self):
-        learn = self.learn
+        learn, smooth = self.learn, self.smooth_loss
         if not learn.training or self.train_metrics or not learn.yb or not isinstance(learn.opt, OptimWrapper):
             return super().after_batch()
-        self.smooth_loss.accumulate(learn)
+        if learn.loss.device.type == "cpu" and not num_distrib():
+            smooth.count += 1
+            smooth.val = torch.lerp(learn.loss.detach().mean(), smooth.val, smooth.beta)
+        else:
+            smooth.accumulate(learn)
         self.lrs.append(learn.opt.opt.param_groups[-1]["lr"])
-        learn.smooth_loss = self.smooth_loss.value
+        learn.smooth_loss = smooth.value
         self.losses.append(learn.smooth_loss)
         return None
 
