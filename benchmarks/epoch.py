@@ -155,14 +155,20 @@ def write_files(root: Path, data) -> None:
             Image.fromarray(image).save(root / "png" / name / data.classes[label] / f"{i}.png")
 
 
-def contenders(root: Path, data, device: torch.device):
-    """The data of all five, made once; returns name → (recipe → a function that trains an epoch by a Clock)."""
+def in_memory(data, device: torch.device):
+    """A function that yields an epoch's batches."""
     images, labels = data.train.images[:, None].to(device), data.train.labels.to(device)
 
-    def from_memory():
+    def batches():
         for i in torch.randperm(len(labels), device=device).split(BATCH):
             yield images[i].float().div_(255).sub_(MEAN).div_(STD), labels[i]
 
+    return batches
+
+
+def contenders(root: Path, data, device: torch.device):
+    """The data of all five, made once; returns name → (recipe → a function that trains an epoch by a Clock)."""
+    from_memory = in_memory(data, device)
     to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize((MEAN,), (STD,))])
     loader = DataLoader(MNIST(root, transform=to_tensor), batch_size=BATCH, shuffle=True)
 

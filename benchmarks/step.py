@@ -1,9 +1,10 @@
 """Milliseconds of one training step of a batch of 32, with each thing that makes it fast taken out in turn.
 
-    python benchmarks/step.py --out step.md   # a minute on two idle cores
+    python benchmarks/step.py --out step.md   # three minutes on two idle cores
 
-Each contender is this package's own Learner but for one thing, timed over 300 steps after 50 that do not count, in
-turns (all of them, then all again, five times); the median is printed, and the difference from the whole package.
+Each contender is this package's own Learner but for one thing. It is timed over 60 steps, after 10 that do not count,
+right after the whole package, 15 times, so that a machine that slows down slows both; the difference is the median of
+the 15. The bare loop has the same layers, memory format, fused optimizer and batches in memory, (a′) of epoch.py.
 """
 
 import argparse
@@ -11,13 +12,15 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from unittest import mock
 
 import torch
+from epoch import Clock, in_memory, torch_loop
 from fastai.callback.core import Callback, CancelFitException
-from fastai.learner import Learner
+from fastai.learner import Learner, Recorder
 from fastai.losses import CrossEntropyLossFlat
 
 import mnist_fastai.dataloader
@@ -26,7 +29,8 @@ from mnist_fastai import Data, dataloaders, load_data
 from mnist_fastai.recipes import LEARNING_RATE_0005, LEARNING_RATE_001, Recipe
 from mnist_fastai.train import git_commit
 
-WARM_UP, STEPS, TURNS = 50, 300, 5
+WARM_UP, STEPS, TURNS = 10, 60, 15
+WHOLE, BARE = "nothing", "fastai: a bare loop"
 
 
 class Steps(Callback):
@@ -34,10 +38,14 @@ class Steps(Callback):
 
     run_valid = False
 
+    def before_fit(self):
+        self.n = 0
+
     def after_batch(self):
-        if self.train_iter == WARM_UP:
+        self.n += 1
+        if self.n == WARM_UP:
             self.began = time.perf_counter()
-        if self.train_iter == WARM_UP + STEPS:
+        if self.n == WARM_UP + STEPS:
             self.milliseconds = 1000 * (time.perf_counter() - self.began) / STEPS
             raise CancelFitException
 
@@ -47,8 +55,11 @@ def unfused(optimizer: type) -> Callable:
 
 
 WITHOUT = {  # what is taken out: what stands in its place meanwhile
-    "nothing": [],
+    WHOLE: [],
+    BARE: [],
     "callbacks called only for the events they handle": [(mnist_fastai.learner, "LeanLearner", Learner)],
+    "a recorder that takes the learning rate and the loss alone": [(mnist_fastai.learner, "LeanRecorder", Recorder)],
+    "batches left on their device": [(mnist_fastai.learner.LeanLearner, "_set_device", Learner._set_device)],
     "a loss on plain tensors": [(mnist_fastai.learner, "CrossEntropyLoss", CrossEntropyLossFlat)],
     "batch transforms of 1,024 images at once": [(mnist_fastai.dataloader, "PREPARED", 1)],
     "fused optimizers": [
@@ -59,20 +70,35 @@ WITHOUT = {  # what is taken out: what stands in its place meanwhile
 }
 
 
-def step(recipe: Recipe, data: Data, places: list) -> float:
-    """Milliseconds of a step."""
-    patches = [mock.patch.object(*place) for place in places]
-    for patch in patches:
-        patch.start()
-    try:
+@contextmanager
+def taken_out(what: str):
+    with ExitStack() as stack:
+        for place in WITHOUT[what]:
+            stack.enter_context(mock.patch.object(*place))
+        yield
+
+
+def contender(recipe: Recipe, data: Data, without: str) -> Callable[[], float]:
+    """A function that trains WARM_UP + STEPS steps and returns the milliseconds of one."""
+    if without == BARE:
+        train = torch_loop(recipe, in_memory(data, torch.device("cpu")), torch.device("cpu"), fused=True)
+
+        def block() -> float:
+            train(Clock(WARM_UP))
+            train(clock := Clock(STEPS + 1))
+            return 1000 * (clock.last - clock.first) / STEPS
+
+        return block
+    with taken_out(without):
         dls, steps = dataloaders(data, recipe.batch_size, recipe.normalize, recipe.augment), Steps()
         learner = mnist_fastai.learner.make_learner(recipe, dls)
-        with learner.no_bar(), learner.no_logging():
+
+    def block() -> float:
+        with taken_out(without), learner.no_bar(), learner.no_logging():
             learner.fit(1, cbs=steps)
-    finally:
-        for patch in patches:
-            patch.stop()
-    return steps.milliseconds
+        return steps.milliseconds
+
+    return block
 
 
 def main() -> None:
@@ -80,23 +106,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     out = parser.parse_args().out
     data = load_data()
-    cases = [(recipe, what) for recipe in (LEARNING_RATE_0005, LEARNING_RATE_001) for what in WITHOUT]
-    times = {case: [] for case in cases}
+    cases = {(r, what): contender(r, data, what) for r in (LEARNING_RATE_0005, LEARNING_RATE_001) for what in WITHOUT}
+    pairs = {case: [] for case in cases if case[1] != WHOLE}
     for _ in range(TURNS):
-        for recipe, what in cases:
-            times[recipe, what].append(step(recipe, data, WITHOUT[what]))
+        for recipe, what in pairs:
+            pairs[recipe, what].append((cases[recipe, WHOLE](), cases[recipe, what]()))
     lines = [
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"commit {git_commit()}; median of {TURNS} times {STEPS} steps of 32 images on the CPU.",
         "",
-        "| architecture | without | ms a step | min–max | difference |",
+        "| architecture | without | ms a step | the whole | difference |",
         "|---|---|--:|--:|--:|",
     ]
-    for (recipe, what), found in times.items():
-        whole = median(times[recipe, "nothing"])
-        difference = f"{median(found) - whole:+.2f} ms, {median(found) / whole - 1:+.0%}" if what != "nothing" else ""
-        spread = f"{min(found):.2f}–{max(found):.2f}"
-        lines.append(f"| {recipe.arch} | {what} | {median(found):.2f} | {spread} | {difference} |")
+    for (recipe, what), times in pairs.items():
+        more, ratio = median(b - a for a, b in times), median(b / a for a, b in times)
+        whole, without = map(median, zip(*times, strict=True))
+        lines.append(f"| {recipe.arch} | {what} | {without:.2f} | {whole:.2f} | {more:+.2f} ms, {ratio - 1:+.0%} |")
     text = "\n".join(lines) + "\n"
     print(text)
     if out:
