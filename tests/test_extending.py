@@ -3,8 +3,12 @@
 import re
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna_integration import FastAIPruningCallback
 from zygote import call
+
+from mnist_fastai import Recipe, Run, fit
 
 DOC = (Path(__file__).parent.parent / "docs" / "extending.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"^## (An? \w+|Data)\n\n```python\n(.*?)```", DOC, re.M | re.S))
@@ -122,3 +126,17 @@ def test_names_on_the_command_line_are_found_in_the_current_folder(work, tmp_pat
         assert done.code == 0, done.err
     done = call(tmp_path, "tsne", "passed", "--allow-import", "--layer", "1", "--iterations", "20", "-q")
     assert done.code == 0, done.err
+
+
+def test_a_trial_that_optuna_prunes_leaves_an_unfinished_run(small, tmp_path):
+    def objective(trial: optuna.Trial) -> float:
+        recipe = Recipe(arch="lenet", num_epochs=2, valid_fraction=0.2)
+        fit(recipe, data=small, cbs=FastAIPruningCallback(trial, monitor="accuracy"), out=tmp_path / "run")
+        raise AssertionError("not pruned")
+
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=1.0))
+    study.optimize(objective, n_trials=1)
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+    run = Run(tmp_path / "run")
+    assert not run.finished
+    assert len(run.history) == len(study.trials[0].intermediate_values) == 1

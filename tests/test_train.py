@@ -28,6 +28,7 @@ from conftest import (
     write_idx_folder,
 )
 from fastai.callback.core import Callback
+from fastai.learner import Recorder
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
@@ -48,6 +49,7 @@ from mnist_fastai import (
     resume,
 )
 from mnist_fastai.errors import InputError, RunError
+from mnist_fastai.learner import find_schedule
 from mnist_fastai.recipes import PASSED
 from mnist_fastai.train import dry_run
 
@@ -222,6 +224,23 @@ def test_train_loss_is_the_mean_over_the_epochs_images(small, tmp_path):
     with torch.no_grad():
         expected = F.cross_entropy(learner.model(torch.Tensor(xb)), torch.as_tensor(yb.numpy()))
     assert run.history[0]["train_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_recorder_has_fastais_numbers(small):
+    def train(*recorder: Recorder) -> Recorder:
+        learner = make_learner(quick(), dataloaders(small, 64))
+        if recorder:
+            learner.remove_cb(learner.recorder)
+            learner.add_cbs(recorder)
+        with learner.no_bar(), learner.no_logging():
+            learner.fit(2, cbs=find_schedule(quick(schedule="one-cycle")))
+        return learner.recorder
+
+    ours, fastais = train(), train(Recorder())
+    assert len(ours.losses) == 20
+    assert ours.losses == fastais.losses
+    assert not any(loss.requires_grad for loss in ours.losses)  # which would keep every step's graph
+    assert (ours.lrs, ours.values) == (fastais.lrs, fastais.values)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
