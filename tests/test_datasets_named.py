@@ -23,6 +23,7 @@ import pytest
 import torch
 import torchvision
 from conftest import assert_one_sentence, full_disk, idx, tree
+from PIL import Image
 from zygote import Call
 
 from mnist_fastai import Data, InputError, MissingData, Recipe, Run, RunError, Split, fit, load_data, load_run
@@ -488,6 +489,9 @@ def test_a_command_of_the_docs_works(command, mirror, small, cli, tmp_path):
         rows = np.column_stack([*([labels] if labels is not None else []), small.train.images.flatten(1)])
         header = [*(["label"] if labels is not None else []), *(f"pixel{i}" for i in range(784))]
         np.savetxt(folder / f"{part}.csv", rows, "%d", ",", header=",".join(header), comments="")
+    for i, label in enumerate(small.train.labels[:200].tolist()):
+        (digit := Path("photos", str(label))).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - small.train.images[i].numpy()).resize((84, 84)).save(digit / f"{i}.png")
     if name == "train":
         args += ["--dry-run", "-a", "lenet"]
     if name == "evaluate":
