@@ -2,6 +2,7 @@
 first does. Without them there is one process, and nothing here does anything.
 """
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -35,6 +36,13 @@ def join(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """End gloo's threads before the interpreter does, which now and then aborts while one of them runs."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def from_first(make: Callable[[], T]) -> T:
