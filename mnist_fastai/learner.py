@@ -80,14 +80,14 @@ def find_schedule(recipe: Recipe) -> ParamScheduler | None:
 
 
 class CrossEntropyLoss(CrossEntropyLossFlat):
-    """`CrossEntropyLossFlat` that leaves plain tensors plain.
+    """`CrossEntropyLossFlat` that takes logits [n, classes] and labels [n] as they are.
 
-    fastai makes the logits a TensorBase, and each operation on the loss then goes through Python: 0.1 ms of a LeNet
-    step, 0.4 ms of one of `deep` (benchmarks/step.md).
+    fastai makes the logits a TensorBase, and each operation on the loss then goes through Python: 0.4 ms of a step
+    (benchmarks/step.md).
     """
 
-    def _contiguous(self, x: Tensor) -> Tensor:
-        return x
+    def __call__(self, inp: Tensor, targ: Tensor, **kwargs) -> Tensor:
+        return self.func(inp, targ, **kwargs)
 
 
 # --- the Learner ------------------------------------------------------------------------------------------------------
@@ -96,18 +96,22 @@ class CrossEntropyLoss(CrossEntropyLossFlat):
 class LeanRecorder(Recorder):
     """A `Recorder` that takes the learning rate alone at each batch, where fastai makes lists of all values.
 
-    In one process on a CPU it smooths the loss itself, without the general way to gather and to move it.
+    In one process on a CPU it smooths the loss itself, without the general way to average, gather and move it.
     """
 
     name = "recorder"
 
+    def before_train(self):
+        super().before_train()
+        self.alone = not num_distrib()
+
     def after_batch(self):
-        learn, smooth = self.learn, self.smooth_loss
+        learn, loss, smooth = self.learn, self.learn.loss, self.smooth_loss
         if not learn.training or self.train_metrics or not learn.yb or not isinstance(learn.opt, OptimWrapper):
             return super().after_batch()
-        if learn.loss.device.type == "cpu" and not num_distrib():
+        if self.alone and loss.is_cpu and not loss.ndim:
             smooth.count += 1
-            smooth.val = torch.lerp(learn.loss.detach().mean(), smooth.val, smooth.beta)
+            smooth.val = torch.lerp(loss.detach(), smooth.val, smooth.beta)
         else:
             smooth.accumulate(learn)
         self.lrs.append(learn.opt.opt.param_groups[-1]["lr"])
