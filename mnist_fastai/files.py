@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,6 +23,7 @@ HIDDEN = ".mnist-fa"  # what the names of files begin with that are no content, 
 LOCK = f"{HIDDEN}.lock"  # while a process writes there
 TEMPORARY = "mnist-fa-tmp-"  # what the names of temporary folders begin with
 PARTIAL = f"{HIDDEN}-{{}}.partial"  # a file that is being written; a name with the file's own may be too long
+OPENED = re.compile(r"/dev/(stdout|stderr|fd/\d+)")  # what a process has open, which `>` may have made a file
 log = logging.getLogger("mnist_fastai")
 
 
@@ -130,7 +132,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     partial = target.with_name(PARTIAL.format(f"{os.getpid()}-{secrets.token_hex(8)}"))
     try:
         mode = _mode(path)
-        if mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or str(path).startswith("/dev/")):
+        if mode is not None and (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or OPENED.fullmatch(str(path))):
             with open(path, "ab") as f:
                 f.write(content)
             return

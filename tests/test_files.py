@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import nullcontext
@@ -182,6 +183,14 @@ def test_devices_and_pipes_are_written_to_and_stay_what_they_are(tmp_path):
     assert read == [b"through"]
     assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
     assert "No space left" in refused(RunError, write_bytes, "/dev/full", b"x")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no /dev/shm")
+def test_a_file_below_dev_shm_is_one_as_any_other():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        for content in (b"old", b"new"):
+            write_bytes(f"{folder}/file", content)
+        assert Path(folder, "file").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("target", [True, False])
