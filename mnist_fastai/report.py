@@ -27,6 +27,8 @@ from .files import check_folder, owned, write_json, write_text
 from .learner import load_run, read_data
 from .models import split
 from .pages.report import Pictures, write_page
+from .reader.form import preprocess
+from .reader.framing import is_in_format
 from .reader.session import Session
 from .run import Run
 
@@ -94,6 +96,7 @@ class _Set(NamedTuple):
 
     facts: TestSet
     images: np.ndarray  # uint8 [n, 28, 28]
+    framed: np.ndarray  # the same in MNIST's format, for the models that take nothing else
     labels: np.ndarray  # int [n], indices of the models' classes
     index: np.ndarray  # int [n], of the images in the split that they were read from
     doubt: tuple[np.ndarray, np.ndarray] | None  # corrected labels, and the rows that have one, of labels as given
@@ -112,6 +115,15 @@ class _Model:
             self.path = self.run.path
             self.learner = load_run(self.path, device=device, model=model, allow_import=allow_import)
             self.name, self.classes = f"{self.run.recipe.name}, seed {self.run.recipe.seed}", self.run.classes
+
+    @property
+    def format(self) -> str:
+        """One of recipes.IMAGE_FORMATS."""
+        return self.session.format if self.run is None else self.run.format
+
+    def takes(self, images: _Set) -> np.ndarray:
+        """The images of a set as this model is given them, uint8 [n, 28, 28]."""
+        return images.images if self.format == "28x28" else images.framed
 
     def scores(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Log probabilities, float64 [n, classes], and a model.onnx's novelty, float32 [n], for uint8 [n, 28, 28]."""
@@ -182,11 +194,11 @@ def evaluate(
     for m in chosen:
         if names.count(m.name) > 1:
             m.name = str(m.path)
-    sets = _read_sets(data, chosen[0], labels)
+    sets = _read_sets(data, chosen, labels)
 
     results, outputs, novelty = [], [], []
     for s, images in enumerate(sets):
-        logs_of, novelty_of = zip(*(m.scores(images.images) for m in chosen), strict=True)
+        logs_of, novelty_of = zip(*(m.scores(m.takes(images)) for m in chosen), strict=True)
         outputs.append(list(logs_of))
         novelty.append(novelty_of)
         for m, logs in enumerate(outputs[-1]):
@@ -213,35 +225,47 @@ def evaluate(
 # --- the sets ---------------------------------------------------------------------------------------------------------
 
 
-def _read_sets(sources: Sequence, first: _Model, wanted: Labels) -> list[_Set]:
+def _read_sets(sources: Sequence, models: Sequence[_Model], wanted: Labels) -> list[_Set]:
     sets: list[_Set] = []
-    for name, part, images, classes in _read_sources(sources, first):
+    first, is_framing = models[0], any(m.format != "28x28" for m in models)
+    for name, part, images, classes, format in _read_sources(sources, first):
         doubt, labels, index = correct_labels(images), _translate(name, images, classes, first), np.arange(len(images))
+        if doubt:
+            doubt = _translate(name, Split(images.images, doubt[0]), classes, first), doubt[1]
         kind: Labels = wanted if doubt else "given"
         if doubt and wanted == "corrected":
             (labels, index), doubt = doubt, None
             labels = labels[index]
-        pixels = images.images.numpy()
+        pixels = framed = images.images.numpy()
+        if format == "28x28" and is_framing:
+            framed = np.stack([_frame(image) for image in pixels])
         lacking = [c for i, c in enumerate(first.classes) if i not in labels]
         notes = [f"no images of {', '.join(lacking)}"] * bool(lacking)
         notes += ["remade from the paper's description"] * (name == CORRUPTED)
+        notes += ["brought into MNIST's format"] * (framed is not pixels)
         kinds = {f"{CORRUPTED}-{c.replace('_', '-')}": c for c in CORRUPTIONS} if name == CORRUPTED else {name: None}
         for each, corruption in kinds.items():
             names = {s.facts.name for s in sets}
             unique = next(n for n in chain([each], (f"{each}-{k}" for k in count(2))) if n not in names)
             facts = TestSet(unique, part, len(index), kind, "; ".join(notes))
-            shown = corrupt(pixels, corruption) if corruption else pixels
-            sets.append(_Set(facts, shown[index], labels, index, doubt))
+            shown = (corrupt(pixels, corruption) if corruption else pixels)[index]
+            sets.append(_Set(facts, shown, shown if framed is pixels else framed[index], labels, index, doubt))
     return sets
 
 
-def _read_sources(sources: Sequence, first: _Model) -> Iterator[tuple[str, str, Split, tuple[str, ...]]]:
-    """The name of each set, that of its split, its images, and its class names."""
+def _frame(image: np.ndarray) -> np.ndarray:
+    """An image, uint8 [28, 28], as `predict` gives it to a model that was trained on MNIST's format."""
+    digits = [] if is_in_format(image, "mnist") else preprocess(image, single=True).digits
+    return digits[0].image if digits else image
+
+
+def _read_sources(sources: Sequence, first: _Model) -> Iterator[tuple[str, str, Split, tuple[str, ...], str]]:
+    """The name of each set, that of its split, its images, its class names, and its format."""
     if not sources and first.run is not None:
-        yield Path(first.data.source).name, *first.data.evaluated, first.data.classes
+        yield Path(first.data.source).name, *first.data.evaluated, first.data.classes, first.data.format
     for source in sources or (["mnist"] if first.run is None else []):
         if isinstance(source, Data):
-            yield Path(source.source).name, *source.evaluated, source.classes
+            yield Path(source.source).name, *source.evaluated, source.classes, source.format
         elif source in (CORRUPTED, "mnist"):
             yield source, *load_evaluated("mnist")
         else:
@@ -384,9 +408,9 @@ def _choose_pictures(models: list[_Model], sets: list[_Set], outputs: list[list[
         rows = np.sort(np.r_[order[: 2 * room // 3], order[2 * room // 3 :][::-1][: room - 2 * room // 3]])
         nearest = []
         for m, (logs, train) in enumerate(zip(of_models, training, strict=True)):
-            wrong = np.flatnonzero(logs[rows].argmax(1) != images.labels[rows])[: left[m]]
+            model, wrong = models[m], np.flatnonzero(logs[rows].argmax(1) != images.labels[rows])[: left[m]]
             left[m] -= len(wrong)
-            found = _find_nearest(models[m], images.images[rows[wrong]], train) if train and len(wrong) else []
+            found = _find_nearest(model, model.takes(images)[rows[wrong]], train) if train and len(wrong) else []
             nearest.append(dict(zip(wrong.tolist(), found, strict=False)))
         pictures.append(
             Pictures(

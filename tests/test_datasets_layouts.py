@@ -80,6 +80,16 @@ def test_two_folders_for_one_split_are_refused(images, parts, names):
     assert f"has {' and '.join(sorted(names))}, which mean the same" in refused(images)
 
 
+def test_inverted_test_images_are_brought_to_the_polarity_of_the_training_images(images, parts, tmp_path):
+    shutil.rmtree(images / "test")
+    write_images(images / "test", Split(255 - parts[2].images, parts[2].labels))
+    data = load_data(images)
+    assert same(data.train, parts[0])
+    assert (data.test.labels == parts[2].labels).all()
+    difference = data.test.images.float() - parts[2].images.float()
+    assert difference.abs().mean((1, 2)).max() < 30  # they are framed anew; inverted, 190
+
+
 def test_a_test_folder_without_labels_is_left_out_and_said_once(images, parts, caplog):
     shutil.rmtree(images / "test")
     write_unlabelled(images / "test", parts[2])

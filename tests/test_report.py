@@ -13,7 +13,7 @@ from fastai.interpret import ClassificationInterpretation
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from mnist_fastai import Data, Split, evaluate, export, fit, load_run, report
+from mnist_fastai import Classifier, Data, Split, evaluate, export, fit, load_run, pretrained, report
 from mnist_fastai.datasets.doubtful import CORRECTED, LEFT_OUT
 
 
@@ -94,6 +94,32 @@ def test_mnists_test_labels_count_as_given_and_corrected(run, mnist, monkeypatch
     np.testing.assert_array_equal(pictures.images, mnist.test.images.numpy()[kept])
     np.testing.assert_array_equal(pictures.index, kept)
     assert [*pictures.nearest[0]] == np.flatnonzero(~right)[: report.NEAREST].tolist()
+
+
+def test_corrected_labels_are_the_classes_of_the_model(recipe, small, tmp_path):
+    """The model has other classes before its digits, as those of a folder of symbols come."""
+    train, test = (Split(split.images, split.labels + 2) for split in (small.train, small.test))
+    data = Data(train, test, ("+", "-", *small.classes))
+    run = fit(replace(recipe, num_epochs=1), data=data, out=tmp_path / "run", device="cpu")
+    given, corrected = (evaluate(run, data="mnist", labels=kind).results[0] for kind in ("given", "corrected"))
+    assert given.accuracy > 0.5
+    assert given.corrected.accuracy == corrected.accuracy == pytest.approx(given.accuracy, abs=0.0015)
+    assert np.argmax(corrected.confusion[2]) == 2  # the digit 0
+
+
+def test_images_of_another_framing_are_brought_into_the_models_format(small, tmp_path):
+    for i, image in enumerate(small.test.images[:20].numpy()):
+        small_in_a_corner = Image.new("L", (28, 28))
+        small_in_a_corner.paste(Image.fromarray(image).resize((14, 14), Image.Resampling.BOX))
+        (tmp_path / "own" / str(int(small.test.labels[i]))).mkdir(parents=True, exist_ok=True)
+        small_in_a_corner.save(tmp_path / "own" / str(int(small.test.labels[i])) / f"{i}.png")
+    model = pretrained() / "model.onnx"
+    evaluation = evaluate(model, data=tmp_path / "own")
+    right = sum(
+        Classifier(model).predict([file])[0] == int(file.parent.name) for file in (tmp_path / "own").rglob("*.png")
+    )
+    assert evaluation.results[0].correct == right >= 19
+    assert "brought into MNIST's format" in evaluation.sets[0].note
 
 
 def test_an_onnx_model_is_evaluated_as_its_run_is(run, folder, tmp_path):

@@ -50,8 +50,8 @@ def load_data(source: str | Path = "mnist", valid_fraction: float = 0.0) -> Data
     return data
 
 
-def load_evaluated(source: str | Path) -> tuple[str, Split, tuple[str, ...]]:
-    """The images of such a source to evaluate on, with their split's name before and the class names after them.
+def load_evaluated(source: str | Path) -> tuple[str, Split, tuple[str, ...], str]:
+    """The images of such a source to evaluate on, with their split's name before, the class names and format after.
 
     These are the ones that `Data.evaluated` has, and "all" images where a folder has no splits. Raises as `load_data`.
     """
@@ -62,7 +62,7 @@ def load_evaluated(source: str | Path) -> tuple[str, Split, tuple[str, ...]]:
         read, inner = _find(Path(source))
         if read is not load_folders or find_split(inner, TRAIN):
             raise InputError(f"the test images of {source} are none; give a data set that has some")
-    return name, split, data.classes
+    return name, split, data.classes, data.format
 
 
 def _read(source: str | Path) -> Data:

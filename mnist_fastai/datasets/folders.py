@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import log, walk
 from ..reader.form import preprocess
-from ..reader.framing import MOST, is_white_on_black
+from ..reader.framing import MOST, is_in_format, is_white_on_black
 from ..reader.image import read_image
 from .base import SIZE, Data, Split
 
@@ -20,9 +20,9 @@ TRAIN, VALID, TEST = SPLITS = ("training", "train"), ("validation", "valid", "va
 def load_folders(folder: Path, source: str) -> Data:
     """Read `<split>/<class>/*`, or `<class>/*` where there are no splits.
 
-    Training images that are all 28×28, and white on black, are left as they are. Of others, every image of the folder
-    is brought into MNIST's format as `predict` does, and those without ink are left out. So are files of other formats,
-    and images that are in no class folder, as a whole test folder may be.
+    Training images that are all 28×28, and white on black, are left as they are, and so are such images of the other
+    splits. Every other image is brought into MNIST's format as `predict` does, and those without ink are left out. So
+    are files of other formats, and images that are in no class folder, as a whole test folder may be.
     """
     train, *others = (find_split(folder, names) for names in SPLITS)
     if train is None and (other := next(filter(None, others), None)):
@@ -68,10 +68,13 @@ def load_folders(folder: Path, source: str) -> Data:
         log.info("bringing %s pictures into MNIST's format, since %s", f"{count:,}", why)
 
     def read(found: list[tuple[Path, int]]) -> Split:
+        if not found:
+            return Split()
         images, labels = [], []
+        as_they_are = whole is not None and _read_whole(file for file, _ in found)[0] is not None
         for file, label in found:
             grey = _read(file)
-            if whole is None or grey.shape != (SIZE, SIZE):
+            if not (as_they_are or (whole is not None and is_in_format(grey, "28x28"))):
                 digits = preprocess(grey, single=True).digits
                 if not digits:
                     left_out["no ink"].append(file)
@@ -79,9 +82,9 @@ def load_folders(folder: Path, source: str) -> Data:
                 grey = digits[0].image
             images.append(grey)
             labels.append(label)
-        if found and not images:
+        if not images:
             raise InputError(f"no ink was found in any picture of {found[0][0].parents[1]}; put others there")
-        return Split(np.array(images, np.uint8), np.array(labels)) if images else Split()
+        return Split(np.array(images, np.uint8), np.array(labels))
 
     first = read(files) if whole is None else Split(whole, np.array([label for _, label in files]))
     for label in set(range(len(classes))) - set(first.labels.tolist()):
