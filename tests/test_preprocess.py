@@ -4,13 +4,14 @@ The whole measurement, 500 digits a kind of scene, is benchmarks/handwriting.py;
 """
 
 import io
+import struct
 import zlib
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from conftest import PEAK, assert_one_sentence, has_peak, python
-from PIL import Image
+from PIL import ExifTags, Image
 from scenes import MOST, NUMBERS, SCENES, coloured, jpeg, lines, pen, place, png, rectangle, segment
 
 from mnist_fastai import plots
@@ -399,6 +400,23 @@ def test_transparency_is_white(scan):
     out = io.BytesIO()
     palette.save(out, "PNG", transparency=0)
     assert (read_image(out.getvalue()) == np.where(scan < 128, 0, 255)).all()
+
+
+def test_a_photo_is_turned_though_its_metadata_cannot_be_written_again(scan):
+    exif, out, model = Image.Exif(), io.BytesIO(), ExifTags.Base.Model
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise
+    exif[model] = "a phone"
+    text, fraction = (struct.pack(">HHL", model, kind, count) for kind, count in ((2, 8), (5, 1)))
+    assert text in exif.tobytes()
+    metadata = exif.tobytes().replace(text, fraction)
+    Image.fromarray(scan).rotate(90, expand=True).save(out, "PNG", exif=metadata)
+    assert (read_image(out.getvalue()) == scan).all()
+
+
+def test_a_picture_that_is_given_keeps_its_colours(scan):
+    with Image.open(io.BytesIO(saved(scan, "JPEG", "RGB"))) as picture:
+        read_image(picture)
+        assert picture.mode == "RGB"
 
 
 def test_a_photo_with_a_thumbnail_in_it_is_one_picture(scan):

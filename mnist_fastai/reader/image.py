@@ -3,11 +3,12 @@
 import io
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from ..errors import InputError
 from ..files import read_bytes, read_stream
@@ -17,6 +18,15 @@ MAX_PIXELS = 64_000_000  # a 48-megapixel phone passes
 MAX_BYTES = 2**29  # of a file; a TIFF of as many pixels, of 16 bits in four channels, has less
 # Pillow reads more, but not without danger: for EPS it starts Ghostscript, which runs the file as a program
 FORMATS = "PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"
+TURNS = {  # by EXIF orientation; Pillow's exif_transpose also writes the metadata again, and fails where it is damaged
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 REASONS = {  # what decoding a file raises, and the sentence about it
     Image.UnidentifiedImageError: "{} is no image that can be read; save it as PNG or JPEG",
     Image.DecompressionBombError: f"{{}} is too large, over {MAX_PIXELS // 10**6} megapixels; make it smaller",
@@ -67,6 +77,7 @@ def _read(source, name: str) -> np.ndarray:
     if not content:
         raise InputError(f"{name} is empty (0 bytes); save or copy it again")
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        image.draft("L", image.size)  # a JPEG decoder then leaves the colours out: a third of the memory and the time
         if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's photo and its thumbnail
             raise InputError(f"{name} has several frames; save the one that shows the digit as PNG")
         return _grey(image, name)
@@ -89,8 +100,9 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
     if width * height > MAX_PIXELS:
         size = f"{width:,} × {height:,} pixels"
         raise InputError(f"{name} is too large ({size}, over {MAX_PIXELS // 10**6} megapixels); make it smaller")
-    image.draft("L", image.size)  # a JPEG decoder then leaves the colours out: a third of the memory and the time
-    image = ImageOps.exif_transpose(image)
+    with suppress(Exception):  # where the metadata is damaged, the pixels need not be
+        if turn := TURNS.get(image.getexif().get(ExifTags.Base.Orientation)):
+            image = image.transpose(turn)
     if image.mode[0] in "IF":
         return _scale(np.asarray(image), name)
     if image.has_transparency_data:
