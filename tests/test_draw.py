@@ -160,6 +160,10 @@ def networks() -> dict[str, nn.Module]:
     models |= {"own": Own(), "flat": nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10))}
     normed = nn.BatchNorm2d(1), nn.MaxPool2d(2), nn.Flatten(), nn.BatchNorm1d(196), nn.Linear(196, 10)
     models["norm-first"] = nn.Sequential(*normed)
+    act = nn.Tanh()
+    models["act-twice"] = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 16), act, nn.Linear(16, 16), act, nn.Linear(16, 10)
+    )
     return {name: randomized(model) for name, model in models.items()}
 
 

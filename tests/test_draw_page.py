@@ -491,9 +491,23 @@ def test_a_misclassified_test_image_is_loaded_as_it_is_and_mended(browser, mnist
 # --- a data set of one's own ------------------------------------------------------------------------------------------
 
 
-def test_labelled_drawings_are_downloaded_as_a_folder_to_train_on(browser, cli, tmp_path):
-    settings = {"behavior": "allow", "downloadPath": str(tmp_path)}
+def download_to(browser, folder: Path) -> None:
+    settings = {"behavior": "allow", "downloadPath": str(folder)}
     browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", settings)
+
+
+def downloaded(browser, folder: Path) -> Path:
+    browser.click_on("#download")
+    path = folder / "my-digits.zip"
+    for _ in range(100):
+        if path.exists():
+            break
+        browser.settle()
+    return path
+
+
+def test_labelled_drawings_are_downloaded_as_a_folder_to_train_on(browser, cli, tmp_path):
+    download_to(browser, tmp_path)
     assert not browser.driver.find_element("id", "download").is_enabled()
     kept = []
     for name in "3773":
@@ -510,13 +524,7 @@ def test_labelled_drawings_are_downloaded_as_a_folder_to_train_on(browser, cli, 
     browser.draw(DIGITS["1"])
     browser.press("1")
     browser.click_on("#drop")
-    browser.click_on("#download")
-    path = tmp_path / "my-digits.zip"
-    for _ in range(100):
-        if path.exists():
-            break
-        browser.settle()
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(downloaded(browser, tmp_path)) as archive:
         assert archive.testzip() is None
         archive.extractall(tmp_path)
     data = load_data(str(tmp_path / "my-digits"), 0.5)
@@ -537,6 +545,21 @@ def test_a_page_without_collecting_has_no_such_part(chromium, tmp_path):
     chromium.open(tmp_path / "draw.html")
     assert not chromium.driver.find_element("id", "collect").is_displayed()
     assert not chromium.driver.find_element("id", "misclassified").is_displayed()  # there are none
+
+
+def test_classes_whose_names_no_folder_can_have_stay_apart(chromium, tmp_path):
+    classes = ["÷", "×", "a", "A", "×-1", "5", "6", "7", "8", "-"]
+    given = contents(networks()["flat"]) | {"classes": classes, "collect": True}
+    write_page(tmp_path / "draw.html", given, np.zeros((20, 28, 28), np.uint8), "flat")
+    chromium.open(tmp_path / "draw.html")
+    download_to(chromium, tmp_path)
+    for label in range(len(classes)):
+        chromium.draw(DIGITS["1"])
+        chromium.click_on(f"#labels button:nth-child({label + 1})")
+    with zipfile.ZipFile(downloaded(chromium, tmp_path)) as archive:
+        folders = [Path(name).parent.name for name in archive.namelist()]
+    assert folders[:4] == ["-", "--1", "a", "A-3"]
+    assert len({name.lower() for name in folders}) == len(classes)
 
 
 def test_names_are_shown_as_they_are_and_many_classes_by_their_probability(chromium, tmp_path):

@@ -137,7 +137,7 @@ def flatten(module: nn.Module) -> list[nn.Module]:
     if type(module) in LAYERS:
         return [module]
     if type(module).forward is nn.Sequential.forward:
-        return [layer for child in module.children() for layer in flatten(child)]
+        return [layer for child in module for layer in flatten(child)]
     if type(module).__module__.startswith("torch.nn."):
         raise _unfit(type(module).__name__)
     try:

@@ -33,5 +33,13 @@ export function zip(files) {
   return new Blob([...body, ...directory, end], { type: "application/zip" });
 }
 
-/** A class's name as that of a folder on any system. @param {string} name */
-export const folder = name => name.replace(/[^\p{L}\p{N} _+-]/gu, "-").trim() || "-";
+/** The classes' names as those of folders on any system, no two the same. @param {string[]} classes */
+export function folders(classes) {
+  const taken = new Set();  // in small letters, which some systems do not tell from capital ones
+  return classes.map((name, label) => {
+    let folder = name.replace(/[^\p{L}\p{N} _+-]/gu, "-").trim() || "-";
+    while (taken.has(folder.toLowerCase())) folder += `-${label}`;
+    taken.add(folder.toLowerCase());
+    return folder;
+  });
+}

@@ -1,7 +1,7 @@
 // Everything together: what is drawn goes through the network, and what comes out is shown.
 
 import { bytes, numbers } from "./arrays.js";
-import { folder, zip } from "./collect.js";
+import { folders, zip } from "./collect.js";
 import { read, readRaw, SIDE } from "./ink.js";
 import { makeMap } from "./map.js";
 import { makeNeighbors } from "./neighbors.js";
@@ -267,8 +267,8 @@ byId("drop").onclick = () => {
   showKept();
 };
 byId("download").onclick = () => {
-  const files = kept.map(({ label, url }, i) => ({
-    name: `my-digits/${folder(classes[label])}/${String(i + 1).padStart(4, "0")}.png`, bytes: bytes(url.split(",")[1]),
+  const names = folders(classes), files = kept.map(({ label, url }, i) => ({
+    name: `my-digits/${names[label]}/${String(i + 1).padStart(4, "0")}.png`, bytes: bytes(url.split(",")[1]),
   }));
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(zip(files)), download: "my-digits.zip" });
   link.click();
