@@ -109,10 +109,12 @@ def _submit(table: str, path: Path, model: Path | None) -> None:
 
 
 def _check_outputs(outputs: dict[str, Path], pictures: Iterable[str], model: Path) -> None:
-    """Raise InputError where an output, by its option, would replace what is read or another output."""
+    """Raise InputError where an output, by its option, has no folder, or would replace what is read or another one."""
     read = {_identity(picture): "a picture that is read" for picture in pictures if outputs}
     read[_identity(model)] = "the model that is read"
     for option, path in outputs.items():
+        if not os.path.isdir(path.parent):
+            raise InputError(f"{option} {path} cannot be written: there is no folder {path.parent}; make it first")
         if other := read.get(_identity(path)):
             raise InputError(f"{option} {path} is {other}; name another file")
         read[_identity(path)] = f"what {option} writes"

@@ -120,7 +120,9 @@ def test_no_image_and_no_path_is_in_the_folder(exported, run, folder):
     for path in exported.iterdir():
         content = path.read_bytes()
         assert not [p for p in (run.path, folder, Path.cwd()) if str(p).encode() in content], path
-    assert Run(exported).facts["source"] == folder.name
+    assert Run(exported).facts["source"] == f"./{folder.name}"
+    recipe = json.loads((exported / "recipe.json").read_text("utf-8"))
+    assert recipe["data"] == f"./{folder.name}"  # which names no data set, whatever the folder's name
 
 
 def test_an_ensemble_names_no_path_of_its_members(run, folder, tmp_path, monkeypatch):

@@ -392,10 +392,10 @@ def test_the_exit_code_is_1_where_nothing_could_be_read(cli):
     assert [set(a) for a in json.loads(out)] == [{"file", "digit", "error"}]
 
 
-def test_a_csv_that_cannot_be_written_is_said_so(cli, folder_of_digits):
-    code, _, err = cli("predict", folder_of_digits / "a.png", "--raw", "--csv", "no/such/folder.csv")
-    assert code == 1
-    assert "no/such/folder.csv" in err
+def test_a_csv_in_a_folder_that_is_not_there_is_said_before_anything_is_read(cli, folder_of_digits):
+    code, out, err = cli("predict", folder_of_digits / "a.png", "--raw", "--csv", "no/such/folder.csv")
+    assert (code, out) == (2, "")
+    assert "there is no folder no/such" in err
     assert_one_sentence(err.rstrip("\n"))
 
 

@@ -101,7 +101,9 @@ def _copy_run(run: Run, folder: Path) -> None:
 
 
 def _without_path(values: dict, key: str) -> dict:
-    return values | ({key: Path(values[key]).name} if key in values else {})
+    """A folder is then "./NAME", since NAME alone may be that of another data set."""
+    path = Path(values.get(key, ""))
+    return values | ({key: f"./{path.name}"} if path.is_absolute() else {})
 
 
 def _check_texts(out: Path, contents: dict[str, bytes]) -> None:
@@ -157,7 +159,7 @@ def _card(run: Run, reference: Reference) -> str:
     passed = None if "members" in run.facts else run.facts.get("passed", {}).get("model")
     code = [*recipe.imports.values(), *filter(None, [passed])]
     needs = f"This model needs {', '.join(map(markdown, code))}, which is not in this folder. " if code else ""
-    shown = {**recipe.to_dict(), "data": Path(recipe.data).name}
+    shown = _without_path(recipe.to_dict(), "data")
     body = BODY.format(
         title=markdown(f"{recipe.name}, seed {recipe.seed}"),
         arch=markdown(recipe.arch),
