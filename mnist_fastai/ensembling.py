@@ -44,7 +44,7 @@ def ensemble(
     models = [load_run(run.path, device="cpu", allow_import=allow_import).model for run in members]
     names = {run.recipe.name for run in members}
     name = f"{len(members)} x {names.pop()}" if len(names) == 1 else f"ensemble of {len(members)}"
-    recipe = replace(first.recipe, name=name, num_epochs=0, opt="adam", augment="none")
+    recipe = replace(first.recipe, name=name, num_epochs=0, init="torch", opt="adam", augment="none")
     if isinstance(data, Data):
         data = data.hold_out(recipe.valid_fraction) if recipe.valid_fraction else data
         check_data(first, data)

@@ -330,7 +330,11 @@ def _compare(models: list[_Model], sets: list[_Set], results: list[Result], outp
     """Groups of runs that differ in their seed alone, and the tests: Welch's of groups, else McNemar's of models."""
     alike: dict[object, list[int]] = {}
     for i, m in enumerate(models):
-        alike.setdefault(replace(m.run.recipe, seed=0) if m.run else i, []).append(i)
+        passed = str(m.run.facts.get("passed")) if m.run else ""
+        members = alike.setdefault((replace(m.run.recipe, seed=0), passed) if m.run else i, [])
+        if m.run and any(models[k].run.recipe.seed == m.run.recipe.seed for k in members):
+            members = alike.setdefault(i, [])  # a seed again is no other sample
+        members.append(i)
     groups, comparisons = [], []
     for s, images in enumerate(sets):
         accuracy = [r.accuracy for r in results if r.set == s]

@@ -50,6 +50,13 @@ def test_it_is_a_run_without_its_members(run, other, both, cli, tmp_path):
     assert "ensemble of 2" in out
 
 
+def test_members_whose_weights_began_in_another_way_keep_what_they_learned(recipe, run, tmp_path):
+    member = fit(replace(recipe, name="", init="xavier", num_epochs=1), out=tmp_path / "xavier", device="cpu")
+    both = ensemble([member.path, run.path], tmp_path / "both", device="cpu")
+    mean = (probabilities(member.path) + probabilities(run.path)) / 2
+    assert (both.predictions == mean.argmax(1)).all()
+
+
 def test_data_in_memory_is_held_out_as_the_members_data_was(small, tmp_path):
     recipe = Recipe(arch="lenet", num_epochs=0, valid_fraction=0.2)
     members = [fit(replace(recipe, seed=s), data=small, out=tmp_path / str(s), device="cpu").path for s in (0, 1)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_one_sentence, tree, write_idx_folder
+from fastai.callback.mixup import MixUp
 from fastai.interpret import ClassificationInterpretation
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -154,6 +155,18 @@ def test_models_are_compared_image_by_image_and_groups_of_seeds_by_their_means(s
     labels = load_run(seeds[0].path).dls.valid.tensors[1].numpy()
     assert evaluation.comparisons[0]["only_a"] == ((right[0] == labels) & (right[1] != labels)).sum()
     assert all(c["p_holm"] >= c["p"] for c in evaluation.comparisons)
+
+
+def test_runs_that_differ_in_what_was_passed_or_in_nothing_are_no_seeds_of_one_recipe(recipe, small, tmp_path):
+    quick = replace(recipe, num_epochs=1)
+    a, b, again = (
+        fit(quick, data=small, out=tmp_path / name, device="cpu", cbs=cbs)
+        for name, cbs in (("a", ()), ("b", MixUp()), ("again", ()))
+    )
+    for pair in ([a, b], [a, again]):
+        evaluation = evaluate(pair, data=small)
+        assert evaluation.groups == []
+        assert [c["test"] for c in evaluation.comparisons] == ["McNemar"]
 
 
 def test_the_nearest_training_image_of_one_that_was_trained_on_is_itself(run, small, monkeypatch, tmp_path):
