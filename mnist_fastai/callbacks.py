@@ -110,8 +110,10 @@ class RunRecorder(Callback):
 
     def _record(self, cancel: bool = True):
         values = [float(v) if v is not None else math.nan for v in self.recorder.values[-1]]
-        validated = len(values) == len(self.names)  # a callback may have cancelled the validation
-        values += [math.nan] * (len(self.names) - len(values))
+        # a callback may have cancelled a part, whose values fastai leaves out: the first ones, or the last
+        missing = [math.nan] * (len(self.names) - len(values))
+        values = missing + values if self.recorder.cancel_train else values + missing
+        validated = self.complete and not self.recorder.cancel_valid
         values = [float(f"{v:.7g}") for v in values]  # fastai's means are float32
         row = {"epoch": self.epoch + 1, **dict(zip(self.names, values, strict=True))}
         row |= {"train_loss": self.total / max(self.sums[1], 1)}  # of all images; fastai's is smoothed

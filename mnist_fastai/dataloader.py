@@ -176,8 +176,9 @@ def dataloaders(
     """fastai DataLoaders over `data`: train, valid (the held-out images, or else the test images), and test as a third
     where there are held-out images as well.
 
-    Training batches are shuffled, the last one smaller where the images do not divide evenly. Batches are float32
-    [batch, 1, 28, 28], normalised, and int64 [batch]. `dls.test_dl` and `learn.predict` take paths, PIL images
+    Training batches are shuffled, the last one smaller where the images do not divide evenly; a last one of a single
+    image, whose variance batch norm lacks, is left out. Batches are float32 [batch, 1, 28, 28], normalised, and int64
+    [batch]. `dls.test_dl` and `learn.predict` take paths, PIL images
     and uint8 arrays, and bring them into the format of `data`.
     """
     stats = find_normalize(normalize)
@@ -197,14 +198,15 @@ def dataloaders(
     parts = [datasets.subset(i) for i in range(len(data.loaded))]
     for tl in [tl for part in parts for tl in part.tls]:
         tl.splits = []  # 70,000 indices that nothing needs any longer, and learner.pkl would keep
-    device = torch.device(device)
+    device, n = torch.device(device), len(data.train)
     tensors = [(s.images[:, None].to(device), s.labels.to(device)) for s in data.loaded]
     train = TensorDL(
         parts[0], tensors[0], bs=batch_size, shuffle=True, num_workers=0, device=device,
         after_item=block.item_tfms, after_batch=block.batch_tfms,
+        drop_last=n % batch_size == 1 < batch_size < n,
     )  # fmt: skip
     rest = [
-        train.new(part, cls=TensorDL, tensors=t, bs=EVAL_BATCH, shuffle=False)
+        train.new(part, cls=TensorDL, tensors=t, bs=EVAL_BATCH, shuffle=False, drop_last=False)
         for part, t in zip(parts[1:], tensors[1:], strict=True)
     ]
     return DataLoaders(train, *rest, path=Path("."), device=device)

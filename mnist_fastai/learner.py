@@ -1,5 +1,6 @@
 """From a recipe, or a run, to a fastai Learner."""
 
+import inspect
 import io
 import os
 import pickle
@@ -54,14 +55,19 @@ def find_opt_func(recipe: Recipe, opt_func: Callable | None = None) -> Callable:
     """
     if opt_func is None and ":" in recipe.opt:
         opt_func = resolve("opt", recipe.opt)
-    decay = {"weight_decay": recipe.weight_decay} if recipe.weight_decay else {}
     if opt_func is not None:
-        own = isinstance(opt_func, type) and issubclass(opt_func, torch.optim.Optimizer)
-        if not own and not callable(opt_func):
+        if not callable(opt_func):
             raise InputError(f"opt_func {opt_func!r} is neither a fastai opt_func nor a class of torch.optim")
-        return (
-            partial(OptimWrapper, opt=opt_func, **decay) if own else partial(opt_func, **decay) if decay else opt_func
-        )
+        made = opt_func.func if isinstance(opt_func, partial) else opt_func
+        if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
+            if issubclass(made, torch.optim.LBFGS):
+                raise InputError(
+                    "LBFGS computes the loss several times a step, which fastai's loop does not; take another"
+                )
+            opt_func = partial(OptimWrapper, opt=opt_func)
+        # fastai's own call it `wd`
+        decay = "wd" if "wd" in inspect.signature(opt_func).parameters else "weight_decay"
+        return partial(opt_func, **{decay: recipe.weight_decay}) if recipe.weight_decay else opt_func
     if recipe.opt == "adam":
         return partial(adam, weight_decay=recipe.weight_decay)
     nesterov = recipe.opt == "nesterov"
@@ -305,6 +311,8 @@ def load_run(
 
     def read(device: torch.device) -> DataLoaders:
         found = data if isinstance(data, Data) else read_data(run, data)
+        if found is data and recipe.valid_fraction and not len(found.valid):
+            found = found.hold_out(recipe.valid_fraction)
         return dataloaders(found, recipe.batch_size, run.normalize, augment, device=device)
 
     empty = empty_dataloaders(run.classes, run.normalize, run.format, device=find_device(device))
@@ -409,7 +417,7 @@ def write_learner(learner: Learner, path: Path) -> None:
     content = io.BytesIO()
     try:
         torch.save(clean, content, pickle_module=_Portable)
-    except (pickle.PicklingError, AttributeError, TypeError) as e:
+    except Exception as e:  # whatever the model's own way to be pickled raises
         raise InputError(f"the model cannot be pickled ({e}); leave learner.pkl out, or change the model") from e
     write_bytes(path, content.getvalue())
 

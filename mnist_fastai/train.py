@@ -97,7 +97,7 @@ def start(
             "id": secrets.token_hex(8),
             "classes": data.classes,
             "splits": data.digests,
-            "source": data.source,
+            "source": recipe.data,
             "input": {"normalize": stats, "format": data.format},
             "passed": passed.described(),
         }
@@ -176,7 +176,8 @@ class Passed:
     """What is passed besides the recipe."""
 
     def __init__(self, model=None, opt_func=None, loss_func=None, cbs=(), metrics=None, augment=None, normalize=None):
-        cbs = [cbs] if isinstance(cbs, (Callback, type)) else list(cbs)
+        cbs = [cbs] if isinstance(cbs, (Callback, type)) else list(cbs or ())
+        metrics = metrics if metrics is None or isinstance(metrics, Iterable) else [metrics]
         self.cbs: list[Callback] = [cb() if isinstance(cb, type) else cb for cb in cbs]
         self.augment, self.normalize = augment, normalize
         self.parts = {"model": model, "opt_func": opt_func, "loss_func": loss_func, "metrics": metrics}
@@ -251,20 +252,18 @@ def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: C
         console,
         f"{recipe.name}: {parameters:,} parameters, {len(data.train):,} images, seed {recipe.seed}, {on}, {run.path}",
     )
-    learner.path, learner.first_epoch = run.path, len(recorder.history)
+    learner.path, learner.first_epoch = run.path, recipe.num_epochs if recorder.stopped else len(recorder.history)
     epochs = recipe.num_epochs - learner.first_epoch
     cbs = [SeedEpoch(recipe.seed), *passed.cbs, *filter(None, [find_schedule(recipe)]), recorder]
     bar = ProgressBar(console, epochs) if console and console.is_terminal else None
-    if recorder.stopped:
-        epochs = 0
     try:
-        if epochs or not recorder.history:
-            with divided(learner), learner.no_bar(), learner.no_logging(), bar.bar if bar else nullcontext():
-                try:
-                    learner.fit(recipe.num_epochs, cbs=[*cbs, *filter(None, [bar])])
-                except Exception:  # of another callback, which did not expect that the recorder stops here
-                    if not recorder.failure:
-                        raise
+        # also where no epoch is left: a callback may do something after the last one
+        with divided(learner), learner.no_bar(), learner.no_logging(), bar.bar if bar else nullcontext():
+            try:
+                learner.fit(recipe.num_epochs, cbs=[*cbs, *filter(None, [bar])])
+            except Exception:  # of another callback, which did not expect that the recorder stops here
+                if not recorder.failure:
+                    raise
         if recorder.failure:
             raise recorder.failure if is_first() else SystemExit(1)  # it is the same in all processes
         return from_first(lambda: _finish(run, learner, recorder, data, console))
@@ -307,7 +306,9 @@ def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, conso
         "split": split,
         "epochs": epochs,
         "seconds": round(recorder.seconds, 3),
-        "images_per_second": round(epochs * len(data.train) / recorder.train_seconds, 1) if epochs else None,
+        "images_per_second": round(epochs * len(data.train) / recorder.train_seconds, 1)
+        if recorder.train_seconds
+        else None,
         "seed": recipe.seed,
         "device": device_name(device),
         "threads": torch.get_num_threads(),

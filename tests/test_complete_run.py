@@ -5,7 +5,9 @@ import json
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from conftest import (
     without_seconds,
     write_idx_folder,
 )
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import CSVLogger
 from fastai.callback.schedule import ParamScheduler, SchedCos
@@ -31,10 +33,11 @@ from fastai.callback.tracker import (
     TerminateOnNaNCallback,
 )
 from fastai.callback.training import GradientAccumulation, ShortEpochCallback
-from fastai.optimizer import ranger
+from fastai.metrics import accuracy
+from fastai.optimizer import Adam, ranger
 from torch import nn
 
-from mnist_fastai import Data, InputError, Recipe, Run, Split, fit, load_run, make_learner, resume
+from mnist_fastai import Data, InputError, Recipe, Run, Split, fit, load_data, load_run, make_learner, resume
 from mnist_fastai.dataloader import dataloaders
 from mnist_fastai.errors import MissingData, RunError
 from mnist_fastai.learner import find_device
@@ -467,3 +470,91 @@ def test_every_named_recipe_is_listed(cli):
     code, out, _ = cli("train", "--list")
     assert code == 0
     assert all(name in out for name in RECIPES)
+
+
+# --- callbacks that cut things short, and other people's parts --------------------------------------------------------
+
+
+def test_a_callback_that_cuts_the_training_short_leaves_the_numbers_in_their_columns(small, tmp_path):
+    short = ShortEpochCallback(pct=0.3, short_valid=False)
+    run = fit(quick(), out=tmp_path / "run", data=small, cbs=short)
+    (row,) = run.history
+    assert row["accuracy"] == pytest.approx(run.metrics["accuracy"], abs=1e-6)
+    assert row["error_rate"] == pytest.approx(1 - row["accuracy"], abs=1e-6)
+    assert row["valid_loss"] == pytest.approx(run.metrics["valid_loss"], rel=1e-4)
+
+
+class NoEpochs(Callback):
+    def after_batch(self):
+        raise CancelEpochException
+
+
+def test_a_training_whose_epochs_are_all_cancelled_ends(small, tmp_path):
+    assert fit(quick(num_epochs=2), out=tmp_path / "run", data=small, cbs=NoEpochs()).finished
+
+
+def test_killed_after_the_last_epoch_the_callbacks_still_do_what_they_do_at_the_end(small, tmp_path, monkeypatch):
+    def given() -> dict:
+        return {"data": small, "cbs": SaveModelCallback(monitor="accuracy", comp=np.less)}  # the worst, not the last
+
+    recipe = quick(num_epochs=3, valid_fraction=0.2)
+    whole = fit(recipe, out=tmp_path / "whole", **given())
+    with monkeypatch.context() as patch:
+        patch.setattr("mnist_fastai.train.forward", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe, out=tmp_path / "cut", **given())
+    assert weights(resume(tmp_path / "cut", **given())) == weights(whole)
+    assert whole.metrics["accuracy"] < whole.history[-1]["accuracy"]
+
+
+def test_a_model_that_cannot_be_pickled_ends_without_learner_pkl(small, tmp_path):
+    def normed(classes):
+        return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(784, classes)))
+
+    run = fit(quick(), model=normed, out=tmp_path / "run", data=small)
+    assert run.finished
+    assert not (run.path / "learner.pkl").exists()
+    assert load_run(run.path, model=normed).dls.vocab == [*small.classes]
+
+
+def test_a_last_batch_of_one_image_is_left_out(small, tmp_path):
+    def normed(classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
+
+    data = Data(small.train[:65], small.test[:501], small.classes)  # and not of one to evaluate
+    run = fit(quick(batch_size=32), model=normed, out=tmp_path / "run", data=data)
+    assert run.metrics["images"] == len(data.test)
+    assert len(load_run(run.path, model=normed, data=data).dls.valid) == 1
+
+
+@pytest.mark.parametrize(
+    "opt_func", [Adam, ranger, partial(torch.optim.SGD, momentum=0.9)], ids=["Adam", "ranger", "partial"]
+)
+def test_weight_decay_reaches_every_kind_of_optimizer(small, tmp_path, opt_func):
+    runs = [
+        fit(quick(weight_decay=decay), opt_func=opt_func, out=tmp_path / str(decay), data=small) for decay in (0.0, 0.5)
+    ]
+    assert weights(runs[0]) != weights(runs[1])
+
+
+def test_an_optimizer_that_needs_a_closure_is_refused_before_anything_is_written(small, tmp_path):
+    assert "LBFGS" in refused(fit, quick(), opt_func=torch.optim.LBFGS, out=tmp_path / "run", data=small)
+    assert tree(tmp_path) == {}
+
+
+def test_a_single_metric_and_no_callbacks_are_taken_as_by_fastai(small, tmp_path):
+    run = fit(quick(), out=tmp_path / "run", data=small, metrics=accuracy, cbs=None)
+    assert [*run.history[0]] == ["epoch", "train_loss", "valid_loss", "accuracy", "seconds"]
+
+
+def test_data_that_is_passed_again_is_held_out_again(small, tmp_path):
+    run = fit(quick(valid_fraction=0.2), out=tmp_path / "run", data=small)
+    learner = load_run(run.path, data=small)
+    assert [dl.n for dl in learner.dls.loaders] == [480, 120, 400]
+
+
+def test_a_folder_is_found_again_from_another_one(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    run = fit(quick(num_epochs=0), out=tmp_path / "run", data=load_data(Path(folder.name)))
+    monkeypatch.chdir(tmp_path)
+    assert load_run(run.path).dls.train.n == 600

@@ -80,7 +80,7 @@ def _read(source: str | Path) -> Data:
                 "or a folder of IDX files, of images by class, or with Kaggle's train.csv"
             )
         read, inner = _find(folder)
-        return read(inner, str(folder))
+        return read(inner, os.path.abspath(folder))
     except OSError as e:  # of a folder that may not be listed, or was removed meanwhile
         raise InputError(f"{e.filename or folder} cannot be read ({e.strerror or e}); restore it") from e
     except RecursionError as e:
