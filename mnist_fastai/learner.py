@@ -1,5 +1,6 @@
 """From a recipe, or a run, to a fastai Learner."""
 
+import contextlib
 import inspect
 import io
 import os
@@ -310,9 +311,7 @@ def load_run(
     augment = "none" if own_augment else recipe.augment
 
     def read(device: torch.device) -> DataLoaders:
-        found = data if isinstance(data, Data) else read_data(run, data)
-        if found is data and recipe.valid_fraction and not len(found.valid):
-            found = found.hold_out(recipe.valid_fraction)
+        found = _as_trained(run, data) if isinstance(data, Data) else read_data(run, data)
         return dataloaders(found, recipe.batch_size, run.normalize, augment, device=device)
 
     empty = empty_dataloaders(run.classes, run.normalize, run.format, device=find_device(device))
@@ -325,6 +324,15 @@ def load_run(
         raise InputError(f"{file} is damaged or of another recipe; train the run anew") from e
     run.clean()
     return learner
+
+
+def _as_trained(run: Run, data: Data) -> Data:
+    """What was passed to `fit`, passed again, with what was held out of it held out; other images as they are."""
+    if run.recipe.valid_fraction and not len(data.valid):
+        with contextlib.suppress(InputError):  # of images that cannot be held out, which then are others
+            held_out = data.hold_out(run.recipe.valid_fraction)
+            return held_out if held_out.digests == run.facts.get("splits") else data
+    return data
 
 
 def find_model(run: Run, model=None, allow_import: bool = False):
