@@ -16,7 +16,7 @@ import fastai.callback.progress  # noqa: F401  Learner.no_bar
 import numpy as np
 import safetensors.torch
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.learner import Learner
 from rich.console import Console
 from torch import nn
@@ -28,7 +28,7 @@ from .dataloader import EVAL_BATCH, dataloaders, empty_dataloaders, find_normali
 from .datasets import Data, load_data
 from .distributed import divided, from_first, is_first, is_lost, join, processes
 from .errors import InputError, RunError
-from .evaluation import forward, metrics
+from .evaluation import Forward, forward, metrics
 from .files import owned, temporary_folder, write_bytes
 from .learner import check_data, find_device, find_schedule, make_learner, read_data, write_learner
 from .models import Ensemble
@@ -255,6 +255,11 @@ def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: C
     learner.path, learner.first_epoch = run.path, recipe.num_epochs if recorder.stopped else len(recorder.history)
     epochs = recipe.num_epochs - learner.first_epoch
     cbs = [SeedEpoch(recipe.seed), *passed.cbs, *filter(None, [find_schedule(recipe)]), recorder]
+    # where nobody else may change what is validated, or the weights after it, the images need no second pass
+    validated = GatherPredsCallback() if epochs and not passed.cbs and processes() == 1 else None
+    if validated:
+        validated.run_train = False
+        cbs.append(validated)
     bar = ProgressBar(console, epochs) if console and console.is_terminal else None
     try:
         # also where no epoch is left: a callback may do something after the last one
@@ -266,7 +271,8 @@ def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: C
                     raise
         if recorder.failure:
             raise recorder.failure if is_first() else SystemExit(1)  # it is the same in all processes
-        return from_first(lambda: _finish(run, learner, recorder, data, console))
+        result = Forward(validated.preds.float(), validated.targets, None) if validated else None
+        return from_first(lambda: _finish(run, learner, recorder, result or forward(learner), data, console))
     except RuntimeError as e:
         if not is_lost(e):
             raise
@@ -278,9 +284,10 @@ def _continue(run: Run, learner: Learner, passed: Passed, data: Data, console: C
         raise
 
 
-def _finish(run: Run, learner: Learner, recorder: RunRecorder, data: Data, console: Console | None) -> Run:
+def _finish(
+    run: Run, learner: Learner, recorder: RunRecorder, result: Forward, data: Data, console: Console | None
+) -> Run:
     recipe = run.recipe
-    result = forward(learner)
     scores = metrics(result.logits, result.labels, data.classes)
     if not math.isfinite(scores["valid_loss"]):  # where a callback ended the training
         raise recorder.diverged(scores["valid_loss"], "at the end")
