@@ -100,9 +100,9 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
     if width * height > MAX_PIXELS:
         size = f"{width:,} × {height:,} pixels"
         raise InputError(f"{name} is too large ({size}, over {MAX_PIXELS // 10**6} megapixels); make it smaller")
+    image.load()  # which turns a TIFF
     with suppress(Exception):  # where the metadata is damaged, the pixels need not be
-        if turn := TURNS.get(image.getexif().get(ExifTags.Base.Orientation)):
-            image = image.transpose(turn)
+        image = image.transpose(TURNS[image.getexif()[ExifTags.Base.Orientation]])
     if image.mode[0] in "IF":
         return _scale(np.asarray(image), name)
     if image.has_transparency_data:
